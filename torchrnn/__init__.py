@@ -1,1 +1,26 @@
-"""torchrnn."""
+"""torchrnn: the recurrent-network library for PyTorch."""
+
+from torchrnn import nn
+from torchrnn.call import explain, use
+from torchrnn.cell import cell
+from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from torchrnn.check import ArgumentError
+from torchrnn.layer import Recurrent, RecurrentCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ArgumentError",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Recurrent",
+    "RecurrentCell",
+    "cell",
+    "explain",
+    "nn",
+    "use",
+]

@@ -1,0 +1,50 @@
+"""Torch's own kernels for the cells it has: oneDNN, cuDNN, MIOpen, MPS, and its chains of small operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from torchrnn.call import Call
+
+_LAYERS = {"rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu, "lstm": torch.lstm, "gru": torch.gru}
+_STEPS = {
+    "rnn_tanh": torch.rnn_tanh_cell,
+    "rnn_relu": torch.rnn_relu_cell,
+    "lstm": torch.lstm_cell,
+    "gru": torch.gru_cell,
+}
+
+
+def refuses(call: Call) -> str | None:
+    """Why torch's kernels cannot run this call, or None."""
+    name = call.cell.name
+    if name not in _LAYERS:
+        return f"torch has no kernel for the cell {name!r}"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is active, and torch's kernels lack rules for some of them"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active, which torch's LSTM lacks"
+    if torch.compiler.is_compiling():
+        return "torch.compile or torch.export is tracing, which torch's kernels break or freeze"
+    if not call.one_step and not call.x.numel():
+        return "the input is empty, which torch's kernels refuse"
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Output and final states by torch.lstm, torch.gru and so on; shapes as in the reference."""
+    name = call.cell.name
+    states = call.states if name == "lstm" else call.states[0]
+    if call.one_step:
+        new = _STEPS[name](call.x, states, *call.weights)
+        return (new[0], new) if name == "lstm" else (new, (new,))
+    if call.batch_sizes is None:
+        sequence = (call.x, states)
+        options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional, False)
+    else:
+        sequence = (call.x, call.batch_sizes, states)
+        options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional)
+    output, *final = _LAYERS[name](*sequence, call.weights, *options)
+    return output, tuple(final)

@@ -1,0 +1,144 @@
+"""A call: one request to a backend, the one decision which backend runs it, and the account of that decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from torchrnn.cell import Cell
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: The backends in order of preference: the first that does not refuse a call runs it.
+BACKENDS = ("aten", "reference")
+
+_forced: ContextVar[str | None] = ContextVar("torchrnn_backend", default=None)
+
+
+class Call(NamedTuple):
+    """One request to a backend: a whole layer over a sequence, or one step of a cell.
+
+    T time, B batch, I input, H hidden, G gates, L layers, D directions, N all steps of a packed batch.
+    """
+
+    cell: Cell
+    x: Tensor  # (T, B, I), packed (N, I), one step (B, I)
+    states: tuple[Tensor, ...]  # each (L·D, B, H), one step (B, H)
+    weights: Sequence[Tensor | None]  # by layer, then direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr]
+    bias: bool
+    num_layers: int = 1
+    dropout: float = 0.0
+    training: bool = False
+    bidirectional: bool = False
+    batch_sizes: Tensor | None = None  # packed: (T,), rows still running at each step
+    one_step: bool = False
+
+
+class Explanation(NamedTuple):
+    """Which backend runs a call, and why those before it do not. Printing it tells in words."""
+
+    backend: str
+    refusals: dict[str, str]
+
+    def __repr__(self) -> str:
+        lines = [f"backend: {self.backend}"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.refusals.items()]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+
+def choose(call: Call) -> ModuleType:
+    """The backend that runs ``call``: the one that `use` forces, else the first that does not refuse.
+
+    Raises:
+        RuntimeError: the forced backend refuses; the message gives its reason.
+    """
+    from torchrnn.backends import aten, reference
+
+    forced = _forced.get()
+    if forced is None:
+        return reference if aten.refuses(call) else aten
+    backend = {"aten": aten, "reference": reference}[forced]
+    reason = backend.refuses(call)
+    if reason is not None:
+        raise RuntimeError(f"backend {forced!r} cannot run this call: {reason}")
+    return backend
+
+
+@contextmanager
+def use(backend: str) -> Iterator[None]:
+    """Force one backend for all calls within, in this thread and context.
+
+    Args:
+        backend: ``"aten"`` (torch's own kernels) or ``"reference"`` (plain torch operations, step by step).
+
+    Raises:
+        ValueError: there is no such backend.
+        RuntimeError: on a call, the backend cannot run it; the message says why.
+
+    Example:
+        ```python
+        import torch
+        import torchrnn
+
+        layer, x = torchrnn.GRU(3, 5), torch.randn(7, 2, 3)
+        with torchrnn.use("reference"):
+            expected, _ = layer(x)
+        torch.testing.assert_close(layer(x)[0], expected)
+        ```
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+    """Tell which backend would run ``layer(*args, **kwargs)``, and why the others do not.
+
+    Args:
+        layer: one of our layers or cells.
+        *args: what the layer would be called with.
+        **kwargs: likewise.
+
+    Returns:
+        An `Explanation`; printing it tells in words.
+
+    Raises:
+        TypeError: ``layer`` is none of ours.
+
+    Example:
+        ```python
+        import torch
+        import torchrnn
+
+        print(torchrnn.explain(torchrnn.LSTM(3, 5), torch.randn(7, 2, 3)))  # backend: aten
+        ```
+    """
+    import importlib
+
+    request = getattr(layer, "request", None)
+    if request is None:
+        raise TypeError(
+            f"layer must be a torchrnn layer or cell, got {type(layer).__name__}: "
+            "torchrnn.convert(model) turns those of torch.nn into ours"
+        )
+    call, _ = request(*args, **kwargs)
+    refusals: dict[str, str] = {}
+    forced = _forced.get()
+    for name in BACKENDS if forced is None else (forced,):
+        reason = importlib.import_module(f"torchrnn.backends.{name}").refuses(call)
+        if reason is None:
+            return Explanation(name, refusals)
+        refusals[name] = reason
+    return Explanation("none", refusals)

@@ -1,0 +1,148 @@
+"""What a cell is: one pointwise function with the names of its gates and states."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Every cell by its name, in order of definition. Conformance tests run over it.
+CELLS: dict[str, Cell] = {}
+
+
+class Cell:
+    r"""A recurrent cell: the pointwise function of a step, and the names of its gates and states.
+
+    A recurrent layer is two matrix products and one pointwise function; only the pointwise function differs:
+
+    .. math::
+        x &= W_{ih} x_t + b_{ih} \\
+        h &= W_{hh} h_{t-1} + b_{hh} \\
+        s_t &= \mathrm{step}(x, h, s_{t-1})
+
+    Made by the decorator [`cell`][torchrnn.cell]; calling it does one step on whole pre-activations.
+
+    Attributes:
+        name: the name of the step function, unique among all cells.
+        gates: names of the row blocks of ``weight_ih`` and ``weight_hh``, in this order.
+        states: names of the states; the first is the output and what ``weight_hh`` multiplies.
+        step: the function ``(x, h, s) -> new states``.
+    """
+
+    def __init__(self, step: Callable[[Any, Any, Any], Any], gates: tuple[str, ...], states: tuple[str, ...]) -> None:
+        self.step = step
+        self.name: str = step.__name__
+        self.gates = gates
+        self.states = states
+        self.__doc__ = step.__doc__
+        self._gates = namedtuple(f"{self.name}_gates", gates)
+        self._states = namedtuple(f"{self.name}_states", states)
+
+    def __call__(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One step from the pre-activations.
+
+        Args:
+            x: ``W_ih x_t + b_ih`` for all gates, shape (…, G·H).
+            h: ``W_hh h_{t-1} + b_hh`` for all gates, shape (…, G·H).
+            states: the previous states, each (…, H).
+
+        Returns:
+            The new states, each (…, H), in the order of ``states``.
+        """
+        G = len(self.gates)
+        new = self.step(self._gates(*x.chunk(G, -1)), self._gates(*h.chunk(G, -1)), self._states(*states))
+        if isinstance(new, Tensor):
+            new = (new,)
+        if len(new) != len(self.states):
+            raise TypeError(
+                f"cell {self.name!r}: the step function must return {len(self.states)} states "
+                f"({', '.join(self.states)}), got {len(new)}"
+            )
+        return new
+
+    @cached_property
+    def reads_output(self) -> bool:
+        """Whether the step reads the previous output itself (as GRU does), not only its product with ``weight_hh``."""
+        zeros = torch.zeros(1, len(self.gates), device="cpu")
+        previous = [torch.full((1, 1), 0.5, device="cpu") for _ in self.states]
+        previous[0] = torch.full((1, 1), torch.nan, device="cpu")
+        return any(bool(new.isnan().any()) for new in self(zeros, zeros, tuple(previous)))
+
+    def __repr__(self) -> str:
+        return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
+
+    def __reduce__(self) -> tuple[Callable[[str], Cell], tuple[str]]:
+        return _by_name, (self.name,)
+
+
+def _by_name(name: str) -> Cell:
+    if name not in CELLS:
+        raise KeyError(f"no cell is called {name!r}: import the module that defines it before unpickling")
+    return CELLS[name]
+
+
+def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]], Cell]:
+    """Declare a recurrent cell from the equations of one step.
+
+    Args:
+        gates: names of the gates, separated by spaces: the row blocks of ``weight_ih`` and ``weight_hh`` in this order.
+        states: names of the states, separated by spaces. The first is the output.
+
+    Returns:
+        A decorator for a function ``step(x, h, s)`` in plain, elementwise torch. ``x.i`` is the part of
+        ``W_ih x_t + b_ih`` that belongs to gate ``i``, ``h.i`` that of ``W_hh h_{t-1} + b_hh``, ``s.c`` the previous
+        state ``c``, each of shape (B, H). It returns the new states in the order of ``states``.
+
+    Raises:
+        ValueError: a name is no identifier, stands twice, or the cell's own name is taken.
+
+    Example:
+        ```python
+        import torch
+        from torch import sigmoid, tanh
+        import torchrnn
+
+        @torchrnn.cell(gates="i g o", states="h c")
+        def coupled_lstm(x, h, s):
+            i, g, o = sigmoid(x.i + h.i), tanh(x.g + h.g), sigmoid(x.o + h.o)
+            c = (1 - i) * s.c + i * g
+            return o * tanh(c), c
+
+        class CoupledLSTM(torchrnn.Recurrent):
+            cell = coupled_lstm
+
+        output, (h, c) = CoupledLSTM(3, 5)(torch.randn(7, 2, 3))
+        assert output.shape == (7, 2, 5)
+        ```
+    """
+    gate_names, state_names = _names("gates", gates), _names("states", states)
+
+    def declare(step: Callable[[Any, Any, Any], Any]) -> Cell:
+        made = Cell(step, gate_names, state_names)
+        known = CELLS.get(made.name)
+        # the same function may be declared again: a notebook's cell is run many times
+        if known is not None and (known.step.__module__, known.step.__qualname__) != (
+            step.__module__,
+            step.__qualname__,
+        ):
+            raise ValueError(
+                f"a cell called {made.name!r} already exists in {known.step.__module__}: rename your step function"
+            )
+        CELLS[made.name] = made
+        return made
+
+    return declare
+
+
+def _names(argument: str, text: str) -> tuple[str, ...]:
+    names = tuple(text.split())
+    wrong = [n for n in names if not n.isidentifier() or n.startswith("_")]
+    if not names or wrong or len(set(names)) < len(names):
+        raise ValueError(
+            f"{argument} must be different identifiers separated by spaces, such as 'i f g o', got {text!r}"
+        )
+    return names

@@ -1,0 +1,264 @@
+"""Errors that name the argument, what was expected, what came, and how to repair it."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+if TYPE_CHECKING:
+    from torchrnn.layer import Recurrent, RecurrentCell
+
+
+class ArgumentError(ValueError, RuntimeError):
+    """A tensor has the wrong shape, dtype or device.
+
+    A ``ValueError`` by nature; also a ``RuntimeError``, which torch.nn raises for the same mistakes.
+    """
+
+
+def sizes(input_size: Any, hidden_size: Any, bias: Any) -> None:
+    """Check what layers and cells have in common, in torch.nn's words."""
+    _bool("bias", bias)
+    for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+
+
+def layer_options(layer: Recurrent, dropout: Any) -> None:
+    """Check the constructor's arguments of a layer, in torch.nn's words; warn where they have no effect."""
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # type: ignore[operator]
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {dropout!r}"
+        )
+    if dropout and layer.num_layers == 1:  # type: ignore[truthy-bool]
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects num_layers "
+            f"greater than 1, but got dropout={dropout} and num_layers={layer.num_layers}",
+            stacklevel=_caller_of_constructor(),
+        )
+    sizes(layer.input_size, layer.hidden_size, layer.bias)
+    _bool("batch_first", layer.batch_first)
+    for name in ("input_size", "hidden_size", "num_layers"):
+        if getattr(layer, name) <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {getattr(layer, name)}")
+    if layer.proj_size < 0:
+        raise ValueError(
+            f"proj_size should be a positive integer or zero to disable projections, got {layer.proj_size}"
+        )
+    if layer.proj_size >= layer.hidden_size:
+        raise ValueError(
+            f"proj_size has to be smaller than hidden_size, got {layer.proj_size} and {layer.hidden_size}"
+        )
+    if layer.proj_size and layer.cell.reads_output:
+        raise ValueError(
+            f"proj_size needs a cell that reads its output only through weight_hh; {layer.cell.name!r} reads it directly"
+        )
+
+
+def _bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+
+
+def _caller_of_constructor() -> int:
+    """The stack level of the line that constructs the layer, counted from the caller of this function."""
+    import sys
+
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def lengths(lengths: Tensor | Sequence[int], T: int, B: int) -> Tensor:
+    """Check the lengths of a batch; give them as (B,) int64 on the CPU."""
+    given = torch.as_tensor(lengths)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
+    if given.shape != (B,):
+        raise ArgumentError(f"lengths must be (B,) = ({B},), got {_shape(given)}: one length for each row of the batch")
+    given = given.detach().to("cpu", torch.int64)
+    if B and (int(given.min()) < 0 or int(given.max()) > T):
+        row = int(((given < 0) | (given > T)).nonzero()[0])
+        raise ArgumentError(
+            f"lengths must be between 0 and T = {T}, got lengths[{row}] = {int(given[row])}: "
+            "lengths count steps of the padded input, not bytes or tokens before truncation"
+        )
+    return given
+
+
+def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> None:
+    """Raise for an input that a layer cannot take; ``weight`` is its first weight."""
+    letters = "(B, T, I)" if layer.batch_first else "(T, B, I)"
+    packed = isinstance(input, PackedSequence)
+    if isinstance(input, (list, tuple)) and not packed:
+        raise TypeError(
+            f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}: join sequences of one "
+            "length with torch.stack, others with torch.nn.utils.rnn.pack_sequence(input, enforce_sorted=False)"
+        )
+    x = input.data if packed else input
+    if not isinstance(x, Tensor):
+        raise TypeError(f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}")
+    name = type(layer).__name__
+    if packed and x.dim() != 2:
+        raise ArgumentError(
+            f"{name}: input.data of a PackedSequence must be (N, I), got {_shape(x)}: "
+            "pack a batch of sequences of feature vectors"
+        )
+    if not packed and x.dim() not in (2, 3):
+        raise ArgumentError(
+            f"{name}: Expected input to be 2D or 3D, got {x.dim()}D: input must be {letters} or unbatched (T, I), "
+            f"got {_shape(x)}"
+        )
+    if lengths is not None and (packed or x.dim() == 2):
+        given = "a PackedSequence, which carries its own" if packed else "one unbatched sequence: cut it instead"
+        raise ArgumentError(f"lengths goes with a padded batch {letters}; input is {given}")
+    _features(x, layer.input_size, "(N, I)" if packed else letters if x.dim() == 3 else "(T, I)")
+    _matches_weight("input", x, weight, "RNN input")
+
+
+def cell_input(cell: RecurrentCell, input: Any, weight: Tensor) -> None:
+    """Raise for an input that a cell cannot take."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a Tensor (B, I), got {type(input).__name__}")
+    if input.dim() not in (1, 2):
+        raise ArgumentError(
+            f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead: a cell takes one step "
+            f"(B, I) or unbatched (I,), got {_shape(input)}; give a whole sequence to the layer, or loop over its steps"
+        )
+    if input.size(-1) != cell.input_size:
+        raise ArgumentError(
+            f"input has inconsistent input_size: got {input.size(-1)} expected {cell.input_size}; input must be "
+            f"(B, I) = (B, {cell.input_size}), got {_shape(input)}"
+        )
+    _matches_weight("input", input, weight, f"{type(cell).__name__} input")
+
+
+def layer_states(layer: Recurrent, hx: Any, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise for initial states that a layer cannot take: for input ``x`` they are ``shape`` by the state's width."""
+    letters = "(L·D, B, H)" if len(shape) == 2 else "(L·D, H)"
+    for name, state, width in _each_state(layer, hx, layer.proj_size or layer.hidden_size):
+        expected = (*shape, width)
+        if state.shape != expected:
+            hint = _state_hint(layer, _shape(state), expected, name)
+            raise ArgumentError(f"{name} must be {letters} = {expected}, got {_shape(state)}{hint}")
+        _matches_input(name, state, x)
+
+
+def cell_states(cell: RecurrentCell, hx: Any, x: Tensor) -> None:
+    """Raise for states that a cell cannot take; ``x`` is the input, (B, I) or (I,)."""
+    for k, (name, state, width) in enumerate(_each_state(cell, hx, cell.hidden_size)):
+        if state.dim() not in (1, 2):
+            called = "hidden" if len(cell.cell.states) == 1 else name
+            raise ArgumentError(
+                f"{type(cell).__name__}: Expected {called} to be 1D or 2D, got {state.dim()}D instead: a cell's state "
+                f"is (B, H), without the dimension of layers that a layer's has; got {_shape(state)}"
+            )
+        expected = (*x.shape[:-1], width)
+        if state.shape == expected:
+            _matches_input(name, state, x)
+            continue
+        detail = f"{name} must be {'(B, H)' if x.dim() == 2 else '(H,)'} = {expected}, got {_shape(state)}"
+        if state.dim() == x.dim() == 2 and state.size(0) != x.size(0):
+            raise ArgumentError(
+                f"Input batch size {x.size(0)} doesn't match hidden{k} batch size {state.size(0)}; {detail}"
+            )
+        raise ArgumentError(
+            f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}"
+        )
+
+
+def _each_state(module: Recurrent | RecurrentCell, hx: Any, first_width: int) -> list[tuple[str, Tensor, int]]:
+    """(name, state, width) for each state in hx; raises when hx has the wrong structure."""
+    names = module.cell.states
+    kind = type(module).__name__
+    if len(names) == 1:
+        if not isinstance(hx, Tensor):
+            what = f"a {type(hx).__name__}"
+            raise TypeError(f"hx must be one Tensor, got {what}: {kind} has the one state {names[0]}, no ({names[0]}, c)")
+        return [("hx", hx, first_width)]
+    tuple_of = f"({', '.join(names)})"
+    if isinstance(hx, Tensor):
+        raise TypeError(
+            f"hx must be a tuple {tuple_of}, got one Tensor {_shape(hx)}: {kind} has {len(names)} states; "
+            f"pass ({names[0]}_0, {', '.join(f'{n}_0' for n in names[1:])}), zeros for those you have not"
+        )
+    if not isinstance(hx, (tuple, list)) or len(hx) != len(names):
+        came = f"{len(hx)} items" if isinstance(hx, (tuple, list)) else f"a {type(hx).__name__}"
+        raise TypeError(f"hx must be a tuple {tuple_of} of {len(names)} Tensors, got {came}")
+    for k, state in enumerate(hx):
+        if not isinstance(state, Tensor):
+            raise TypeError(f"hx[{k}] must be a Tensor, got {type(state).__name__}")
+    widths = (first_width, *(module.hidden_size,) * (len(names) - 1))
+    return [(f"hx[{k}]", state, width) for k, (state, width) in enumerate(zip(hx, widths, strict=True))]
+
+
+def _state_hint(layer: Recurrent, came: tuple[int, ...], expected: tuple[int, ...], name: str) -> str:
+    if len(came) == len(expected) - 1 and expected[0] == 1 and came == expected[1:]:
+        return f": the dimension of layers is missing; use {name}.unsqueeze(0)"
+    if len(came) == len(expected) - 1:
+        return ": it lacks a dimension; a layer's state has one row for each layer and direction"
+    if len(came) != len(expected):
+        return f": it has {len(came)} dimensions, not {len(expected)}"
+    if len(came) == 3 and came == (expected[1], expected[0], expected[2]):
+        why = "batch_first does not move the batch of hx" if layer.batch_first else "the batch comes second"
+        return f": {why}; use {name}.transpose(0, 1)"
+    if came[-1] != expected[-1]:
+        which = "proj_size" if expected[-1] == layer.proj_size else "hidden_size"
+        return f": H is the layer's {which}"
+    if came[0] != expected[0]:
+        D = 2 if layer.bidirectional else 1
+        return f": L·D is num_layers · directions = {layer.num_layers} · {D}"
+    return f": input has batch size {expected[1]}"
+
+
+def _features(x: Tensor, I: int, letters: str) -> None:  # noqa: E741, N803
+    if x.size(-1) == I:
+        return
+    where = [d for d in range(x.dim() - 1) if x.size(d) == I]
+    hint = f"; dimension {where[-1]} has size {I}: move it last with input.transpose({where[-1]}, -1)" if where else ""
+    raise ArgumentError(
+        f"input.size(-1) must be equal to input_size. Expected {I}, got {x.size(-1)}: "
+        f"input must be {letters} with I = {I}, got {_shape(x)}{hint}"
+    )
+
+
+def _matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
+    if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        if not x.is_floating_point() and not x.is_complex():
+            raise ArgumentError(
+                f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}): numbers that stand for "
+                f"tokens or classes go through nn.Embedding or F.one_hot first, counts through input.to({weight.dtype})"
+            )
+        raise ArgumentError(
+            f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+        )
+    if x.device != weight.device:
+        raise ArgumentError(
+            f"{name} must be on the device of the weights, {weight.device}, got {x.device}: "
+            f"use {name}.to({str(weight.device)!r}) or move the model"
+        )
+
+
+def _matches_input(name: str, state: Tensor, x: Tensor) -> None:
+    if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        raise ArgumentError(
+            f"{name} must have the dtype of the input, {x.dtype}, got {state.dtype}: use {name}.to({x.dtype})"
+        )
+    if state.device != x.device:
+        raise ArgumentError(
+            f"{name} must be on the device of the input, {x.device}, got {state.device}: "
+            f"use {name}.to({str(x.device)!r})"
+        )
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

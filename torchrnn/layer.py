@@ -1,0 +1,336 @@
+"""The recurrent layer and the recurrent cell as modules: arguments, parameters, and the way from a call to a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from torchrnn import check, sequence
+from torchrnn.call import Call, choose
+from torchrnn.cell import Cell
+
+
+class Recurrent(nn.Module):
+    r"""A stack of recurrent layers over a sequence, for the cell that a subclass names.
+
+    Args:
+        input_size: I, features of the input at each step.
+        hidden_size: H, features of a state.
+        num_layers: L, layers on top of each other; each takes the output of the one below.
+        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        batch_first: input and output are (B, T, …) instead of (T, B, …). The states do not change.
+        dropout: probability of zeroing an element of the output of every layer but the last, in training.
+        bidirectional: D = 2: a second sweep runs backward in time; the outputs of both are joined, forward first.
+        proj_size: P, if not 0, the size to which the output, and so what ``weight_hh`` sees, is projected.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Parameters, for layer ``k`` (``_reverse`` is appended for the backward direction), with G gates:
+
+    | name | shape | |
+    |---|---|---|
+    | ``weight_ih_l[k]`` | (G·H, I), above the first layer (G·H, D·H) | multiplies the input |
+    | ``weight_hh_l[k]`` | (G·H, H), with projection (G·H, P) | multiplies the previous output |
+    | ``bias_ih_l[k]`` | (G·H,) | |
+    | ``bias_hh_l[k]`` | (G·H,) | |
+    | ``weight_hr_l[k]`` | (P, H) | projects the output, if ``proj_size`` |
+
+    All are drawn from U(-1/√H, 1/√H), in this order, as torch.nn does.
+
+    Raises:
+        ValueError: a size or the dropout is out of range.
+        TypeError: an argument has the wrong type.
+    """
+
+    cell: ClassVar[Cell]  # set by the subclass; RNN has two
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    mode: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.mode = self.cell.name.upper()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        check.layer_options(self, dropout)
+        self.dropout = float(dropout)
+        self._all_weights: list[list[str]] = []
+        for shapes in self._shapes():
+            for name, shape in shapes.items():
+                self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+            self._all_weights.append(list(shapes))
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self.reset_parameters()
+
+    def _shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Name and shape of the parameters of each layer and direction, in torch.nn's order."""
+        GH, D = len(self.cell.gates) * self.hidden_size, 2 if self.bidirectional else 1
+        out = self.proj_size or self.hidden_size
+        shapes = []
+        for layer in range(self.num_layers):
+            width = self.input_size if layer == 0 else D * out
+            for end in (f"l{layer}", f"l{layer}_reverse")[:D]:
+                of: dict[str, tuple[int, ...]] = {f"weight_ih_{end}": (GH, width), f"weight_hh_{end}": (GH, out)}
+                if self.bias:
+                    of |= {f"bias_ih_{end}": (GH,), f"bias_hh_{end}": (GH,)}
+                if self.proj_size:
+                    of[f"weight_hr_{end}"] = (self.proj_size, self.hidden_size)
+                shapes.append(of)
+        return shapes
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from U(-1/√H, 1/√H)."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the layers over a sequence.
+
+        Args:
+            input: (T, B, I); with ``batch_first`` (B, T, I); one unbatched sequence (T, I); or a PackedSequence.
+            hx: initial states, each (L·D, B, H), unbatched (L·D, H): one Tensor, or a tuple where the cell has several
+                states. Zeros by default.
+            lengths: (B,) integers from 0 to T, in any order and on any device: the rows of a padded batch end there.
+
+        Returns:
+            The output of the last layer, in the form of the input, with D·H (or D·P) features: beyond the end of a row
+            it is zero. And the final states, in the form of ``hx``: a row's state at its own end.
+
+        Raises:
+            check.ArgumentError: a tensor has the wrong shape, dtype or device.
+            TypeError: an argument has the wrong type.
+        """
+        call, form = self.request(input, hx, lengths=lengths)
+        output, states = form.leave(*choose(call).run(call))
+        return output, states if len(states) > 1 else states[0]
+
+    def request(
+        self, input: Any, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Call, sequence.Form]:
+        """The call that ``forward`` makes of its arguments, and the form in which its results go back."""
+        weights = self._flat_weights
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        if (
+            not isinstance(x, Tensor)
+            or x.dim() != (2 if packed else 3)
+            or lengths is not None
+            or x.shape[-1] != self.input_size
+            or x.dtype != weights[0].dtype
+            or x.device != weights[0].device
+        ):
+            check.layer_input(self, input, lengths, weights[0])
+        x, batch_sizes, form = sequence.enter(input, self.batch_first, lengths)
+        LD = self.num_layers * (2 if self.bidirectional else 1)
+        shape = (LD, *form.batch(x))
+        states = self._zeros(shape, x) if hx is None else self._given(hx, shape, x)
+        call = Call(
+            self.cell,
+            x,
+            form.enter_states(states),
+            weights,
+            self.bias,
+            self.num_layers,
+            self.dropout if self.training else 0.0,
+            self.training,
+            self.bidirectional,
+            batch_sizes,
+        )
+        return call, form
+
+    def _zeros(self, shape: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
+        """Initial states of zeros; states of one size share one tensor, which no backend writes to."""
+        h = torch.zeros(*shape, self.proj_size or self.hidden_size, dtype=x.dtype, device=x.device)
+        others = len(self.cell.states) - 1
+        if not others:
+            return (h,)
+        rest = torch.zeros(*shape, self.hidden_size, dtype=x.dtype, device=x.device) if self.proj_size else h
+        return (h, *(rest,) * others)
+
+    def _given(self, hx: Any, shape: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
+        """The user's initial states, checked."""
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        first, rest = (*shape, self.proj_size or self.hidden_size), (*shape, self.hidden_size)
+        if not _fit(states, isinstance(hx, Tensor), self.cell, x, first, rest):
+            check.layer_states(self, hx, x, shape)
+        return tuple(states)
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """All weights in order, read by name: parametrized, pruned or hand-made ones are what they are now."""
+        names, parameters = self._flat_weights_names, self._parameters
+        try:
+            return [parameters[name] for name in names]  # what getattr would find, without its detour
+        except KeyError:
+            return [getattr(self, name) for name in names]
+
+    @property
+    def all_weights(self) -> list[list[Any]]:
+        """The weights of each layer and direction, as in torch.nn."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: kept for code that calls it. Backends pack weights when they need to."""
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, as torch.nn prints them."""
+        defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
+        defaults |= {"dropout": 0, "bidirectional": False}
+        changed = [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+
+
+class RecurrentCell(nn.Module):
+    r"""One step of a recurrent layer, for the cell that a subclass names.
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of a state.
+        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Parameters: ``weight_ih`` (G·H, I), ``weight_hh`` (G·H, H), ``bias_ih`` and ``bias_hh`` (G·H,), drawn from
+    U(-1/√H, 1/√H) in this order, as torch.nn does.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+    """
+
+    cell: ClassVar[Cell]  # set by the subclass; RNNCell has two
+
+    input_size: int
+    hidden_size: int
+    bias: bool
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check.sizes(input_size, hidden_size, bias)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        GH = len(self.cell.gates) * hidden_size
+        shapes = {"weight_ih": (GH, input_size), "weight_hh": (GH, hidden_size), "bias_ih": (GH,), "bias_hh": (GH,)}
+        for name, shape in shapes.items():
+            absent = name.startswith("bias") and not bias
+            weight = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from U(-1/√H, 1/√H)."""
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:
+        """Do one step.
+
+        Args:
+            input: (B, I), unbatched (I,).
+            hx: the previous states, each (B, H), unbatched (H,): one Tensor, or a tuple where the cell has several
+                states. Zeros by default.
+
+        Returns:
+            The new states, in the form of ``hx``; the first is the output.
+
+        Raises:
+            check.ArgumentError: a tensor has the wrong shape, dtype or device.
+            TypeError: an argument has the wrong type.
+        """
+        call, unbatched = self.request(input, hx)
+        states = choose(call).run(call)[1]
+        if unbatched:
+            states = tuple(s.squeeze(0) for s in states)
+        return states if len(states) > 1 else states[0]
+
+    def request(self, input: Any, hx: Any = None) -> tuple[Call, bool]:
+        """The call that ``forward`` makes of its arguments, and whether it came without a batch."""
+        names, parameters = ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self._parameters
+        try:
+            weights = [parameters[name] for name in names]
+        except KeyError:
+            weights = [getattr(self, name) for name in names]
+        w = weights[0]
+        if (
+            not isinstance(input, Tensor)
+            or input.dim() != 2
+            or input.shape[1] != self.input_size
+            or input.dtype != w.dtype
+            or input.device != w.device
+        ):
+            check.cell_input(self, input, w)
+        shape = (*input.shape[:-1], self.hidden_size)
+        if hx is None:
+            states = (torch.zeros(shape, dtype=input.dtype, device=input.device),) * len(self.cell.states)
+        else:
+            states = (hx,) if isinstance(hx, Tensor) else hx
+            if not _fit(states, isinstance(hx, Tensor), self.cell, input, shape, shape):
+                check.cell_states(self, hx, input)
+        unbatched = input.dim() == 1
+        if unbatched:
+            input, states = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states)
+        return Call(self.cell, input, tuple(states), weights, self.bias, one_step=True), unbatched
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, as torch.nn prints them."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias}")
+
+
+def _fit(
+    states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: tuple[int, ...]
+) -> bool:
+    """Whether ``states`` are the cell's, each of its shape, with the dtype and device of ``x``."""
+    if not isinstance(states, (tuple, list)) or len(states) != len(cell.states) or alone != (len(states) == 1):
+        return False
+    expected = first
+    for state in states:
+        if not isinstance(state, Tensor) or state.shape != expected:
+            return False
+        if state.dtype != x.dtype or state.device != x.device:
+            return False
+        expected = rest
+    return True
