@@ -5,6 +5,7 @@ from torchrnn.call import explain, use
 from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError
+from torchrnn.convert import convert, is_recurrent
 from torchrnn.layer import Recurrent, RecurrentCell
 
 __version__ = "0.1.0"
@@ -20,7 +21,9 @@ __all__ = [
     "Recurrent",
     "RecurrentCell",
     "cell",
+    "convert",
     "explain",
+    "is_recurrent",
     "nn",
     "use",
 ]

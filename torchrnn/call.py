@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchrnn.cell import Cell
@@ -60,16 +62,29 @@ def choose(call: Call) -> ModuleType:
     Raises:
         RuntimeError: the forced backend refuses; the message gives its reason.
     """
-    from torchrnn.backends import aten, reference
-
+    if torch.compiler.is_compiling():  # torch's kernels break or freeze its graph, and it cannot read context variables
+        return _backend("reference")
     forced = _forced.get()
     if forced is None:
-        return reference if aten.refuses(call) else aten
-    backend = {"aten": aten, "reference": reference}[forced]
+        for name in BACKENDS:
+            backend = _backend(name)
+            if backend.refuses(call) is None:
+                return backend
+    backend = _backend(forced or "reference")
     reason = backend.refuses(call)
     if reason is not None:
         raise RuntimeError(f"backend {forced!r} cannot run this call: {reason}")
     return backend
+
+
+_loaded: dict[str, ModuleType] = {}
+
+
+def _backend(name: str) -> ModuleType:
+    """A backend by name, imported at its first use: backends import `Call` from here."""
+    if name not in _loaded:
+        _loaded[name] = import_module(f"torchrnn.backends.{name}")
+    return _loaded[name]
 
 
 @contextmanager
@@ -125,8 +140,6 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         print(torchrnn.explain(torchrnn.LSTM(3, 5), torch.randn(7, 2, 3)))  # backend: aten
         ```
     """
-    import importlib
-
     request = getattr(layer, "request", None)
     if request is None:
         raise TypeError(
@@ -137,7 +150,7 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     refusals: dict[str, str] = {}
     forced = _forced.get()
     for name in BACKENDS if forced is None else (forced,):
-        reason = importlib.import_module(f"torchrnn.backends.{name}").refuses(call)
+        reason = _backend(name).refuses(call)
         if reason is None:
             return Explanation(name, refusals)
         refusals[name] = reason

@@ -26,8 +26,6 @@ def refuses(call: Call) -> str | None:
         return "a torch.func transform is active, and torch's kernels lack rules for some of them"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active, which torch's LSTM lacks"
-    if torch.compiler.is_compiling():
-        return "torch.compile or torch.export is tracing, which torch's kernels break or freeze"
     if not call.one_step and not call.x.numel():
         return "the input is empty, which torch's kernels refuse"
     return None
