@@ -1,0 +1,89 @@
+"""What a run shows while it works: a line for every validation, a progress bar on a terminal, TensorBoard logs."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import lightning.pytorch as lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from torchrnn.tools.errors import explain_disk
+from torchrnn.tools.files import remove_folder
+from torchrnn.tools.runfolder import Record, RunFolder
+
+
+class Report(lightning.Callback):
+    """Shows a run on `console`; a context manager, so that the bar and the logs are closed whatever happens."""
+
+    def __init__(self, console: Console, folder: RunFolder, record: Record, deadline: float | None) -> None:
+        self.console = console
+        self.deadline = deadline
+        self.begun = time.monotonic()
+        with explain_disk(folder.tensorboard):
+            # written anew from the checkpoint's rows: what a killed run logged after it would be there twice
+            remove_folder(folder.tensorboard)
+            self._board = SummaryWriter(str(folder.tensorboard))
+            for row in record.rows:
+                self._log(row)
+        columns = (
+            TextColumn("step {task.fields[step]}"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=1.0, step="", speed="")
+        self._round_step, self._round_begun = record.step, self.begun
+
+    def __enter__(self) -> Report:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if error is None:
+            self._board.close()
+            return
+        try:
+            self._board.close()
+        except OSError:
+            return  # the disk is full here too: `error` is what is to be told
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the bar: by steps or by time, whichever ends first."""
+        done = pl_module.record.step / pl_module.total_steps
+        if self.deadline:
+            done = max(done, (time.monotonic() - self.begun) / (self.deadline - self.begun))
+        self._bar.update(self._task, completed=done, step=f"{pl_module.record.step:,}")
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Take the time of the round's steps."""
+        streams = pl_module.corpus.training
+        characters = (pl_module.record.step - self._round_step) * streams.sequence_length * streams.inputs.shape[1]
+        self._speed = characters / max(time.monotonic() - self._round_begun, 1e-9)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """One line, and the same row for TensorBoard."""
+        row = pl_module.record.rows[-1]
+        best = " · best" if pl_module.record.stale == 0 else ""
+        speed = f"{self._speed:,.0f} characters/s"
+        self.console.print(
+            f"step {row['step']:>6,} · epoch {row['epoch']:5.2f} · bits per character: train {row['train_bpc']:.3f}, "
+            f"validation {row['validation_bpc']:.3f} · {speed}{best}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self._bar.update(self._task, speed=speed)
+        self._log(row)
+        self._board.flush()
+        self._round_step, self._round_begun = pl_module.record.step, time.monotonic()
+
+    def _log(self, row: dict[str, float]) -> None:
+        self._board.add_scalar("bits_per_character/train", row["train_bpc"], int(row["step"]))
+        self._board.add_scalar("bits_per_character/validation", row["validation_bpc"], int(row["step"]))

@@ -1,0 +1,76 @@
+"""Text from a trained model, one character at a time with the state carried along."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchrnn.tools.charmodel import CharModel, load_weights
+from torchrnn.tools.errors import ToolError, UsageError
+from torchrnn.tools.runfolder import RunFolder
+from torchrnn.tools.text import UNKNOWN, Vocabulary
+
+
+def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
+    """The best model of a run, ready to be called, and its vocabulary."""
+    folder = RunFolder(run)
+    config = folder.read_config("RUN")
+    if not folder.model.is_file():
+        raise ToolError(
+            f"RUN {run} has no model yet: {folder.model.name} is written at the first validation. Train it further: "
+            f"torchrnn train --resume --run {run}."
+        )
+    vocabulary = Vocabulary(config.characters)
+    model = CharModel.of(config.settings, len(vocabulary))
+    load_weights(model, folder.model.read_bytes(), folder.model)
+    return model.eval(), vocabulary
+
+
+@torch.inference_mode()
+def generate(
+    model: CharModel,
+    vocabulary: Vocabulary,
+    prompt: str,
+    length: int,
+    temperature: float = 1.0,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Yield `length` characters that follow `prompt`, each drawn from softmax(scores / temperature).
+
+    Temperature 0 takes the likeliest character. An empty prompt stands for a line break. Characters that the model does
+    not know are read as `<unknown>`; it is never drawn.
+    """
+    check(temperature, length)
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    characters = vocabulary.encode(prompt or "\n").unsqueeze(1)  # (T, 1)
+    state = None
+    for _ in range(length):
+        scores, state = model(characters, state)  # (T, 1, V)
+        index = draw(scores[-1, 0], temperature, generator)
+        yield vocabulary.decode(index)
+        characters = torch.tensor([[index]])  # (1, 1)
+
+
+def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """The index of a character drawn by its scores (V,)."""
+    scores = scores.double()
+    scores[UNKNOWN] = -math.inf
+    if temperature == 0:
+        return int(scores.argmax())
+    # the largest score is taken off first: a small temperature must not overflow
+    chances = torch.softmax((scores - scores.max()) / temperature, 0)
+    return int(torch.multinomial(chances, 1, generator=generator))
+
+
+def check(temperature: float, length: int) -> None:
+    """Refuse what cannot be drawn."""
+    if not 0 <= temperature < math.inf:
+        raise UsageError(f"--temperature must be a number from 0 (always the likeliest character), got {temperature}.")
+    if length < 0:
+        raise UsageError(f"--length must be at least 0, got {length}.")

@@ -1,0 +1,177 @@
+"""Text as a recurrent network reads it: files, the vocabulary of characters, and the streams of a batch.
+
+A batch row is one contiguous stream: chunk after chunk continues where the row ended, so the state that the network
+carried out of one chunk is the right state for the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrnn.tools.errors import UsageError
+
+UNKNOWN = 0  # the index of a character that the training text lacks
+
+
+def read_text(files: Sequence[Path]) -> str:
+    """The text of `files` one after another, or Python's own documentation when there are none."""
+    if not files:
+        return python_documentation()
+    return "\n".join(_read_file(path) for path in files)
+
+
+def python_documentation() -> str:
+    """The English text that `help()` shows for Python's keywords and topics; every CPython carries it."""
+    try:
+        topics = importlib.import_module("pydoc_data.topics").topics
+    except ImportError as error:
+        raise UsageError(
+            "FILE is needed: with no FILE the text is the documentation in pydoc_data.topics, and this Python was "
+            "installed without it. Name one or more UTF-8 text files: torchrnn train book.txt."
+        ) from error
+    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+
+
+def _read_file(path: Path) -> str:
+    if path.is_dir():
+        raise UsageError(f"FILE must be a text file, got the folder {path}. Name the files in it: {path}/*.txt.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"FILE {path} could not be read: {error.strerror}. Expected a UTF-8 text file.") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(
+            f"FILE {path} must be UTF-8 text, and it begins as UTF-16 does. Convert it: "
+            f"iconv -f UTF-16 -t UTF-8 {path} > text.txt."
+        )
+    if b"\0" in data:
+        raise UsageError(f"FILE {path} must be UTF-8 text, and byte {data.index(0)} of it is zero: it is binary.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"FILE {path} must be UTF-8 text, and its bytes at {error.start} are not ({error.reason}). If it is text "
+            f"in another encoding, convert it: iconv -f ISO-8859-1 -t UTF-8 {path} > text.txt."
+        ) from error
+    if not text.strip():
+        raise UsageError(f"FILE {path} is empty: there is nothing to train on.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def digest(text: str) -> str:
+    """The SHA-256 by which a resumed run knows its text again."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split(text: str, fraction: float) -> tuple[str, str]:
+    """The text to train on, and the last `fraction` of it, contiguous and never trained on, to validate."""
+    cut = len(text) - round(len(text) * fraction)
+    return text[:cut], text[cut:]
+
+
+class Vocabulary:
+    """The characters of the training text, in code point order from 1, and `<unknown>` at 0.
+
+    Only the training text counts: a character that the validation text alone has is as new to the model as it would be
+    in use, and the bits per character say so.
+    """
+
+    def __init__(self, characters: str) -> None:
+        self.characters = characters
+        self._codes = _code_points(characters)
+
+    @classmethod
+    def of(cls, text: str) -> Vocabulary:
+        """The vocabulary of a training text."""
+        return cls("".join(map(chr, np.unique(_code_points(text)))))
+
+    def __len__(self) -> int:
+        return len(self.characters) + 1
+
+    def encode(self, text: str) -> Tensor:
+        """The indices of the characters, UNKNOWN for those not in the vocabulary."""
+        codes = _code_points(text)
+        places = np.searchsorted(self._codes, codes)
+        places = np.minimum(places, len(self._codes) - 1)
+        indices = np.where(self._codes[places] == codes, places + 1, UNKNOWN)
+        return torch.from_numpy(indices.astype(np.int64))  # (characters,)
+
+    def decode(self, index: int) -> str:
+        """The character with this index."""
+        return "\N{REPLACEMENT CHARACTER}" if index == UNKNOWN else self.characters[index - 1]
+
+
+def _code_points(text: str) -> np.ndarray:
+    # surrogates: a prompt typed in another encoding reaches Python as these; they are simply unknown
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+@dataclass(frozen=True)
+class Streams:
+    """A text laid out as B contiguous streams, cut in time into chunks of at most T characters."""
+
+    inputs: Tensor  # (N, B): the characters; column b continues where column b-1 ends
+    targets: Tensor  # (N, B): the character after each
+    sequence_length: int
+
+    @classmethod
+    def of(cls, indices: Tensor, batch_size: int, sequence_length: int) -> Streams:
+        """Lay out `indices` (characters,); fewer than `batch_size` characters at the end are left over."""
+        length = (len(indices) - 1) // batch_size
+        used = length * batch_size
+        inputs = indices[:used].view(batch_size, length).t().contiguous()  # (N, B)
+        targets = indices[1 : used + 1].view(batch_size, length).t().contiguous()  # (N, B)
+        return cls(inputs, targets, sequence_length)
+
+    def __len__(self) -> int:
+        return -(-len(self.inputs) // self.sequence_length)
+
+    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor]:
+        times = slice(chunk * self.sequence_length, (chunk + 1) * self.sequence_length)
+        return self.inputs[times], self.targets[times]  # (T, B), (T, B)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[chunk] for chunk in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text made ready: its vocabulary, and the streams to train on and to validate on."""
+
+    vocabulary: Vocabulary
+    training: Streams
+    validation: Streams
+    unknown: int  # validation characters that the training text lacks
+
+
+def prepare(text: str, fraction: float, batch_size: int, sequence_length: int) -> Corpus:
+    """Split `text`, learn its vocabulary and lay out its streams."""
+    training, validation = split(text, fraction)
+    needed = batch_size * sequence_length + 1
+    if len(training) < needed:
+        raise UsageError(
+            f"The text is too short: {len(training):,} characters to train on, where {batch_size} streams of "
+            f"{sequence_length} need at least {needed:,}. Give more text, or lower --batch-size or --sequence-length."
+        )
+    if len(validation) < 2:
+        raise UsageError(
+            f"--validation {fraction} of {len(text):,} characters leaves {len(validation)} to validate on, where at "
+            f"least 2 are needed. Give more text or a larger --validation."
+        )
+    vocabulary = Vocabulary.of(training)
+    indices = vocabulary.encode(validation)
+    rows = max(1, min(batch_size, len(validation) // sequence_length))
+    return Corpus(
+        vocabulary,
+        Streams.of(vocabulary.encode(training), batch_size, sequence_length),
+        Streams.of(indices, rows, sequence_length),
+        int((indices == UNKNOWN).sum()),
+    )
