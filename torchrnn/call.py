@@ -32,7 +32,7 @@ class Call(NamedTuple):
     cell: Cell
     x: Tensor  # (T, B, I), packed (N, I), one step (B, I)
     states: tuple[Tensor, ...]  # each (L·D, B, H), one step (B, H)
-    weights: Sequence[Tensor | None]  # by layer, then direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr]
+    weights: Sequence[Any]  # by layer, then direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr]
     bias: bool
     num_layers: int = 1
     dropout: float = 0.0

@@ -53,12 +53,10 @@ def layer_options(layer: Recurrent, dropout: Any) -> None:
             f"proj_size should be a positive integer or zero to disable projections, got {layer.proj_size}"
         )
     if layer.proj_size >= layer.hidden_size:
-        raise ValueError(
-            f"proj_size has to be smaller than hidden_size, got {layer.proj_size} and {layer.hidden_size}"
-        )
+        raise ValueError(f"proj_size has to be smaller than hidden_size, got {layer.proj_size} and {layer.hidden_size}")
     if layer.proj_size and layer.cell.reads_output:
         raise ValueError(
-            f"proj_size needs a cell that reads its output only through weight_hh; {layer.cell.name!r} reads it directly"
+            f"proj_size needs a cell that sees its output through weight_hh only; {layer.cell.name!r} reads it directly"
         )
 
 
@@ -103,7 +101,7 @@ def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> N
             f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}: join sequences of one "
             "length with torch.stack, others with torch.nn.utils.rnn.pack_sequence(input, enforce_sorted=False)"
         )
-    x = input.data if packed else input
+    x: Any = input.data if packed else input
     if not isinstance(x, Tensor):
         raise TypeError(f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}")
     name = type(layer).__name__
@@ -170,9 +168,7 @@ def cell_states(cell: RecurrentCell, hx: Any, x: Tensor) -> None:
             raise ArgumentError(
                 f"Input batch size {x.size(0)} doesn't match hidden{k} batch size {state.size(0)}; {detail}"
             )
-        raise ArgumentError(
-            f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}"
-        )
+        raise ArgumentError(f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}")
 
 
 def _each_state(module: Recurrent | RecurrentCell, hx: Any, first_width: int) -> list[tuple[str, Tensor, int]]:
@@ -182,7 +178,9 @@ def _each_state(module: Recurrent | RecurrentCell, hx: Any, first_width: int) ->
     if len(names) == 1:
         if not isinstance(hx, Tensor):
             what = f"a {type(hx).__name__}"
-            raise TypeError(f"hx must be one Tensor, got {what}: {kind} has the one state {names[0]}, no ({names[0]}, c)")
+            raise TypeError(
+                f"hx must be one Tensor, got {what}: {kind} has the one state {names[0]}, no ({names[0]}, c)"
+            )
         return [("hx", hx, first_width)]
     tuple_of = f"({', '.join(names)})"
     if isinstance(hx, Tensor):
@@ -219,7 +217,7 @@ def _state_hint(layer: Recurrent, came: tuple[int, ...], expected: tuple[int, ..
     return f": input has batch size {expected[1]}"
 
 
-def _features(x: Tensor, I: int, letters: str) -> None:  # noqa: E741, N803
+def _features(x: Tensor, I: int, letters: str) -> None:
     if x.size(-1) == I:
         return
     where = [d for d in range(x.dim() - 1) if x.size(d) == I]

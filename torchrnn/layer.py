@@ -1,4 +1,4 @@
-"""The recurrent layer and the recurrent cell as modules: arguments, parameters, and the way from a call to a backend."""
+"""The recurrent layer and cell as modules: arguments, parameters, and the way from a call to a backend."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Recurrent(nn.Module):
         """
         call, form = self.request(input, hx, lengths=lengths)
         output, states = form.leave(*choose(call).run(call))
-        return output, states if len(states) > 1 else states[0]
+        return output, states[0] if len(states) == 1 else states
 
     def request(
         self, input: Any, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
@@ -285,13 +285,13 @@ class RecurrentCell(nn.Module):
         states = choose(call).run(call)[1]
         if unbatched:
             states = tuple(s.squeeze(0) for s in states)
-        return states if len(states) > 1 else states[0]
+        return states[0] if len(states) == 1 else states
 
     def request(self, input: Any, hx: Any = None) -> tuple[Call, bool]:
         """The call that ``forward`` makes of its arguments, and whether it came without a batch."""
         names, parameters = ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self._parameters
         try:
-            weights = [parameters[name] for name in names]
+            weights: list[Any] = [parameters[name] for name in names]
         except KeyError:
             weights = [getattr(self, name) for name in names]
         w = weights[0]
@@ -320,9 +320,7 @@ class RecurrentCell(nn.Module):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias}")
 
 
-def _fit(
-    states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: tuple[int, ...]
-) -> bool:
+def _fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: tuple[int, ...]) -> bool:
     """Whether ``states`` are the cell's, each of its shape, with the dtype and device of ``x``."""
     if not isinstance(states, (tuple, list)) or len(states) != len(cell.states) or alone != (len(states) == 1):
         return False

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch.nn as _torch_nn
-from torch.nn import *  # noqa: F403
+from torch.nn import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]
 
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: F401
 

@@ -33,33 +33,33 @@ class Form(Protocol):
 class Dense:
     """(T, B, I): nothing to do."""
 
-    def batch(self, x: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def batch(self, x: Tensor) -> tuple[int, ...]:
         return (x.size(1),)
 
-    def enter_states(self, states: States) -> States:  # noqa: D102
+    def enter_states(self, states: States) -> States:
         return states
 
-    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:  # noqa: D102
+    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output, states
 
 
 class BatchFirst(Dense):
     """(B, T, I): batch_first moves the batch of input and output, not that of the states."""
 
-    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:  # noqa: D102
+    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output.transpose(0, 1), states
 
 
 class Unbatched:
     """(T, I), states (L·D, H)."""
 
-    def batch(self, x: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def batch(self, x: Tensor) -> tuple[int, ...]:
         return ()
 
-    def enter_states(self, states: States) -> States:  # noqa: D102
+    def enter_states(self, states: States) -> States:
         return tuple(s.unsqueeze(1) for s in states)
 
-    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:  # noqa: D102
+    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output.squeeze(1), tuple(s.squeeze(1) for s in states)
 
 
@@ -68,13 +68,13 @@ class Packed(NamedTuple):
 
     sequence: PackedSequence
 
-    def batch(self, x: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def batch(self, x: Tensor) -> tuple[int, ...]:
         return (int(self.sequence.batch_sizes[0]),)
 
-    def enter_states(self, states: States) -> States:  # noqa: D102
+    def enter_states(self, states: States) -> States:
         return _rows(states, self.sequence.sorted_indices)
 
-    def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:  # noqa: D102
+    def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:
         return self.sequence._replace(data=output), _rows(states, self.sequence.unsorted_indices)
 
 
@@ -82,20 +82,20 @@ class Padded(NamedTuple):
     """A dense batch with lengths: steps beyond a row's end are not computed, empty rows keep their initial state."""
 
     order: Tensor  # (B',) rows of length > 0, longest first
-    index: tuple[Tensor, Tensor]  # (N,), (N,): time and row of each packed step
+    steps: tuple[Tensor, Tensor]  # (N,), (N,): time and row of each packed step
     shape: tuple[int, int]  # T, B
     initial: list[States]  # the user's states, kept for the empty rows
     batch_first: bool
 
-    def batch(self, x: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def batch(self, x: Tensor) -> tuple[int, ...]:
         return (self.shape[1],)
 
-    def enter_states(self, states: States) -> States:  # noqa: D102
+    def enter_states(self, states: States) -> States:
         self.initial.append(states)
         return _rows(states, self.order)
 
-    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:  # noqa: D102
-        full = output.new_zeros(*self.shape, output.size(-1)).index_put(self.index, output)
+    def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
+        full = output.new_zeros(*self.shape, output.size(-1)).index_put(self.steps, output)
         if len(self.order) < self.shape[1]:
             states = tuple(
                 old.index_copy(1, self.order, new) for old, new in zip(self.initial[-1], states, strict=True)
@@ -132,9 +132,9 @@ def _pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor
     running = torch.arange(T).unsqueeze(1) < sorted_lengths  # (T, B)
     batch_sizes = running.sum(1)
     time, row = running.nonzero(as_tuple=True)
-    index = (time.to(x.device), order[row].to(x.device))
+    steps = (time.to(x.device), order[row].to(x.device))
     order = order[: int((lengths > 0).sum())].to(x.device)
-    return x[index], batch_sizes[batch_sizes > 0], Padded(order, index, (T, B), [], batch_first)
+    return x[steps], batch_sizes[batch_sizes > 0], Padded(order, steps, (T, B), [], batch_first)
 
 
 def _rows(states: States, order: Tensor | None) -> States:

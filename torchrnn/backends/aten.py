@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from torchrnn.call import Call
 
 _LAYERS = {"rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu, "lstm": torch.lstm, "gru": torch.gru}
+_active_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _STEPS = {
     "rnn_tanh": torch.rnn_tanh_cell,
     "rnn_relu": torch.rnn_relu_cell,
@@ -22,7 +23,7 @@ def refuses(call: Call) -> str | None:
     name = call.cell.name
     if name not in _LAYERS:
         return f"torch has no kernel for the cell {name!r}"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _active_transform() is not None:
         return "a torch.func transform is active, and torch's kernels lack rules for some of them"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active, which torch's LSTM lacks"

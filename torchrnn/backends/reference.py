@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         (T, B, D·H), packed (N, D·H), one step (B, H); and the states, each (L·D, B, H), one step (B, H).
     """
     if call.one_step:
-        w_ih, w_hh, b_ih, b_hh = (*call.weights, None, None)[:4]
+        w_ih, w_hh, *biases = call.weights
+        b_ih, b_hh = biases or (None, None)
         states = call.cell(F.linear(call.x, w_ih, b_ih), F.linear(call.states[0], w_hh, b_hh), call.states)
         return states[0], states
 
@@ -51,7 +53,7 @@ def _sweep(
     cell: Cell,
     x: Tensor,
     states: tuple[Tensor, ...],
-    weights: Sequence[Tensor | None],
+    weights: Sequence[Any],
     bias: bool,
     sizes: list[int] | None,
     *,
@@ -89,5 +91,5 @@ def _sweep(
     if reverse:
         outputs.reverse()
     if not outputs:
-        return x.new_empty((0, *states[0].shape)), states
+        return x[..., : states[0].size(-1)], states  # empty, yet differentiable
     return torch.stack(outputs) if sizes is None else torch.cat(outputs), states

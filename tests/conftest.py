@@ -1,0 +1,13 @@
+"""What every test runs under: fresh memory full of NaN, one seed, no forgotten warnings (see pyproject)."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory_and_seed():
+    # in this mode torch.empty is filled with NaN, so that an element nobody wrote shows
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,75 @@
+"""Choosing a backend: the choice, forcing it, and the account of it."""
+
+import threading
+
+import pytest
+import torch
+from coupled import CoupledLSTM
+
+import torchrnn
+
+
+def test_explain_tells_the_backend_and_each_refusal() -> None:
+    layer, x = torchrnn.LSTM(3, 4), torch.randn(5, 2, 3)
+    assert torchrnn.explain(layer, x).backend == "aten"
+    assert str(torchrnn.explain(layer, x)) == "backend: aten"
+    told = torchrnn.explain(CoupledLSTM(3, 4), x)
+    assert told.backend == "reference"
+    assert str(told) == "backend: reference\n  not aten: torch has no kernel for the cell 'coupled_lstm'"
+    assert "empty" in torchrnn.explain(layer, x[:0]).refusals["aten"]
+    with torch.autograd.forward_ad.dual_level():
+        assert "forward-mode" in torchrnn.explain(layer, x).refusals["aten"]
+    seen = []
+    torch.vmap(lambda q: seen.append(torchrnn.explain(layer, q)) or q)(x.unsqueeze(0))
+    assert "torch.func" in seen[0].refusals["aten"]
+    assert torchrnn.explain(torchrnn.GRUCell(3, 4), x[0]).backend == "aten"
+
+
+def test_explain_under_use() -> None:
+    x = torch.randn(5, 2, 3)
+    with torchrnn.use("reference"):
+        assert torchrnn.explain(torchrnn.GRU(3, 4), x) == ("reference", {})
+    with torchrnn.use("aten"):
+        assert torchrnn.explain(CoupledLSTM(3, 4), x).backend == "none"
+
+
+def test_explain_refuses_what_is_not_ours() -> None:
+    with pytest.raises(TypeError, match=r"got LSTM: torchrnn.convert\(model\)"):
+        torchrnn.explain(torch.nn.LSTM(3, 4), torch.randn(5, 2, 3))
+
+
+def test_use_forces_and_restores() -> None:
+    layer, x = CoupledLSTM(3, 4), torch.randn(5, 2, 3)
+    with torchrnn.use("aten"):
+        with pytest.raises(RuntimeError, match="backend 'aten' cannot run this call: torch has no kernel"):
+            layer(x)
+        with torchrnn.use("reference"):
+            layer(x)
+        with pytest.raises(RuntimeError, match="aten"):
+            layer(x)
+    layer(x)
+
+
+def test_use_is_forgotten_after_an_exception_and_unknown_elsewhere() -> None:
+    layer, x = CoupledLSTM(3, 4), torch.randn(5, 2, 3)
+    seen: list[str] = []
+
+    def interrupted() -> None:
+        with torchrnn.use("aten"):
+            thread = threading.Thread(target=lambda: seen.append(torchrnn.explain(layer, x).backend))
+            thread.start()
+            thread.join()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert seen == ["reference"]
+    assert torchrnn.explain(layer, x).backend == "reference"
+
+
+def test_use_names_the_backends_there_are() -> None:
+    with (
+        pytest.raises(ValueError, match="backend must be one of 'aten', 'reference', got 'cuda'"),
+        torchrnn.use("cuda"),
+    ):
+        pass

@@ -1,0 +1,228 @@
+"""Common mistakes: each message names the argument, what was expected, what came, and the repair."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import torchrnn
+from torchrnn import ArgumentError
+
+LSTM, GRU = torchrnn.LSTM(3, 5), torchrnn.GRU(3, 5)
+DEEP = torchrnn.LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=True)
+X = torch.randn(4, 2, 3)  # T, B, I
+H = torch.zeros(1, 2, 5)
+
+
+def zeros(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(shape), torch.zeros(shape)
+
+
+MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "a Tensor state for an LSTM": (
+        lambda: LSTM(X, H),
+        TypeError,
+        "hx must be a tuple (h, c), got one Tensor (1, 2, 5): LSTM has 2 states; pass (h_0, c_0)",
+    ),
+    "a tuple for a GRU": (
+        lambda: GRU(X, (H, H)),
+        TypeError,
+        "hx must be one Tensor, got a tuple: GRU has the one state h",
+    ),
+    "three states": (lambda: LSTM(X, (H, H, H)), TypeError, "hx must be a tuple (h, c) of 2 Tensors, got 3 items"),
+    "no Tensor in the tuple": (lambda: LSTM(X, (H, None)), TypeError, "hx[1] must be a Tensor, got NoneType"),
+    "a 2-D state": (
+        lambda: LSTM(X, zeros(2, 5)),
+        ArgumentError,
+        "hx[0] must be (L·D, B, H) = (1, 2, 5), got (2, 5): the dimension of layers is missing; use hx[0].unsqueeze(0)",
+    ),
+    "a float64 state": (
+        lambda: LSTM(X, (H, H.double())),
+        ArgumentError,
+        "hx[1] must have the dtype of the input, torch.float32, got torch.float64: use hx[1].to(torch.float32)",
+    ),
+    "a list as input": (
+        lambda: GRU([X[:, 0], X[:2, 1]]),
+        TypeError,
+        "input must be a Tensor (T, B, I) or a PackedSequence, got list: join sequences of one length with torch.stack",
+    ),
+    "an array as input": (lambda: GRU(X.numpy()), TypeError, "got ndarray"),
+    "a batch-first state": (
+        lambda: DEEP(torch.randn(3, 4, 3), zeros(3, 4, 5)),
+        ArgumentError,
+        "hx[0] must be (L·D, B, H) = (4, 3, 5), got (3, 4, 5): batch_first does not move the batch of hx; "
+        "use hx[0].transpose(0, 1)",
+    ),
+    "a batch-first state without batch_first": (
+        lambda: GRU(X, torch.zeros(2, 1, 5)),
+        ArgumentError,
+        "got (2, 1, 5): the batch comes second; use hx.transpose(0, 1)",
+    ),
+    "a wrong input size": (
+        lambda: GRU(torch.randn(4, 2, 7)),
+        ArgumentError,
+        "input must be (T, B, I) with I = 3, got (4, 2, 7)",
+    ),
+    "features not last": (
+        lambda: GRU(torch.randn(4, 3, 2)),
+        ArgumentError,
+        "got (4, 3, 2); dimension 1 has size 3: move it last with input.transpose(1, -1)",
+    ),
+    "a wrong number of layers": (
+        lambda: DEEP(torch.randn(3, 4, 3), zeros(2, 3, 5)),
+        ArgumentError,
+        "hx[0] must be (L·D, B, H) = (4, 3, 5), got (2, 3, 5): L·D is num_layers · directions = 2 · 2",
+    ),
+    "a wrong hidden size": (
+        lambda: GRU(X, torch.zeros(1, 2, 6)),
+        ArgumentError,
+        "hx must be (L·D, B, H) = (1, 2, 5), got (1, 2, 6): H is the layer's hidden_size",
+    ),
+    "a projected state of full size": (
+        lambda: torchrnn.LSTM(3, 5, proj_size=2)(X, zeros(1, 2, 5)),
+        ArgumentError,
+        "hx[0] must be (L·D, B, H) = (1, 2, 2), got (1, 2, 5): H is the layer's proj_size",
+    ),
+    "a wrong batch": (
+        lambda: GRU(X, torch.zeros(1, 3, 5)),
+        ArgumentError,
+        "hx must be (L·D, B, H) = (1, 2, 5), got (1, 3, 5): input has batch size 2",
+    ),
+    "an integer input": (
+        lambda: GRU(torch.zeros(4, 2, 3, dtype=torch.long)),
+        ArgumentError,
+        "RNN input dtype (torch.int64) does not match weight dtype (torch.float32): numbers that stand for tokens or "
+        "classes go through nn.Embedding",
+    ),
+    "tokens as input": (
+        lambda: GRU(torch.zeros(4, 3, dtype=torch.long)),
+        ArgumentError,
+        "nn.Embedding",
+    ),
+    "a float64 input": (
+        lambda: GRU(X.double()),
+        ArgumentError,
+        "Convert input: input.to(torch.float32), or convert model: model.to(torch.float64)",
+    ),
+    "an input on another device": (
+        lambda: GRU(X.to("meta")),
+        ArgumentError,
+        "input must be on the device of the weights, cpu, got meta: use input.to('cpu') or move the model",
+    ),
+    "a state on another device": (
+        lambda: LSTM(X, (H, H.to("meta"))),
+        ArgumentError,
+        "hx[1] must be on the device of the input, cpu, got meta: use hx[1].to('cpu')",
+    ),
+    "four dimensions": (
+        lambda: GRU(torch.randn(1, 4, 2, 3)),
+        ArgumentError,
+        "GRU: Expected input to be 2D or 3D, got 4D: input must be (T, B, I) or unbatched (T, I), got (1, 4, 2, 3)",
+    ),
+    "a batched state for unbatched input": (
+        lambda: GRU(X[:, 0], H[:, :1]),
+        ArgumentError,
+        "hx must be (L·D, H) = (1, 5), got (1, 1, 5)",
+    ),
+    "a length longer than T": (
+        lambda: GRU(X, lengths=[4, 7]),
+        ArgumentError,
+        "lengths must be between 0 and T = 4, got lengths[1] = 7",
+    ),
+    "a negative length": (lambda: GRU(X, lengths=[-1, 2]), ArgumentError, "got lengths[0] = -1"),
+    "too many lengths": (lambda: GRU(X, lengths=[1, 2, 3]), ArgumentError, "lengths must be (B,) = (2,), got (3,)"),
+    "lengths as floats": (lambda: GRU(X, lengths=[1.0, 2.0]), TypeError, "lengths must be integers, got torch.float32"),
+    "lengths with one sequence": (lambda: GRU(X[:, 0], lengths=[2]), ArgumentError, "lengths goes with a padded batch"),
+    "lengths with a packed sequence": (
+        lambda: GRU(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), lengths=[2]),
+        ArgumentError,
+        "input is a PackedSequence, which carries its own",
+    ),
+    "packed numbers without features": (
+        lambda: GRU(torch.nn.utils.rnn.pack_sequence([torch.randn(4)])),
+        ArgumentError,
+        "input.data of a PackedSequence must be (N, I), got (4,)",
+    ),
+    "a sequence for a cell": (
+        lambda: torchrnn.GRUCell(3, 5)(X),
+        ArgumentError,
+        "GRUCell: Expected input to be 1D or 2D, got 3D instead: a cell takes one step (B, I)",
+    ),
+    "a list for a cell": (lambda: torchrnn.GRUCell(3, 5)([1.0]), TypeError, "input must be a Tensor (B, I), got list"),
+    "a layer's state for a cell": (
+        lambda: torchrnn.LSTMCell(3, 5)(X[0], (H, H)),
+        ArgumentError,
+        "Expected hx[0] to be 1D or 2D, got 3D instead: a cell's state is (B, H)",
+    ),
+    "an unbatched state for a cell's batch": (
+        lambda: torchrnn.RNNCell(3, 5)(X[0], torch.zeros(5)),
+        ArgumentError,
+        "hx must be (B, H) = (2, 5), got (5,)",
+    ),
+    "a wrong state for a cell": (
+        lambda: torchrnn.LSTMCell(3, 5)(X[0], zeros(2, 6)),
+        ArgumentError,
+        "hidden0 has inconsistent hidden_size: got 6, expected 5; hx[0] must be (B, H) = (2, 5), got (2, 6)",
+    ),
+    "a wrong batch for a cell": (
+        lambda: torchrnn.GRUCell(3, 5)(X[0], torch.zeros(3, 5)),
+        ArgumentError,
+        "Input batch size 2 doesn't match hidden0 batch size 3; hx must be (B, H) = (2, 5), got (3, 5)",
+    ),
+    "an unknown nonlinearity": (
+        lambda: torchrnn.RNN(3, 5, nonlinearity="gelu"),
+        ValueError,
+        "Unknown nonlinearity 'gelu'. Select from 'tanh' or 'relu'",
+    ),
+    "an unknown nonlinearity of a cell": (
+        lambda: torchrnn.RNNCell(3, 5, nonlinearity="gelu"),
+        ValueError,
+        "Unknown nonlinearity 'gelu'",
+    ),
+    "a dropout beyond one": (
+        lambda: torchrnn.LSTM(3, 5, dropout=1.5),
+        ValueError,
+        "dropout should be a number in range [0, 1]",
+    ),
+    "a dropout in words": (lambda: torchrnn.LSTM(3, 5, dropout="half"), ValueError, "dropout should be a number"),  # type: ignore[arg-type]
+    "a list of sizes": (
+        lambda: torchrnn.LSTM(3, [5, 6]),  # type: ignore[arg-type]
+        TypeError,
+        "hidden_size should be of type int, got: list",
+    ),
+    "a size of zero": (lambda: torchrnn.LSTM(3, 0), ValueError, "hidden_size must be greater than zero, got 0"),
+    "no layers": (lambda: torchrnn.LSTM(3, 5, 0), ValueError, "num_layers must be greater than zero, got 0"),
+    "a projection too large": (
+        lambda: torchrnn.LSTM(3, 5, proj_size=5),
+        ValueError,
+        "proj_size has to be smaller than hidden_size, got 5 and 5",
+    ),
+    "a negative projection": (
+        lambda: torchrnn.LSTM(3, 5, proj_size=-1),
+        ValueError,
+        "proj_size should be a positive integer or zero",
+    ),
+    "bias as a number": (
+        lambda: torchrnn.LSTM(3, 5, bias=1),  # type: ignore[arg-type]
+        TypeError,
+        "bias should be of type bool, got: int",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mistake", "error", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_mistake(mistake: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as caught:
+        mistake()
+    assert words in str(caught.value)
+
+
+def test_an_argument_error_is_what_torch_raises_too() -> None:
+    for kind in (ValueError, RuntimeError):
+        with pytest.raises(kind):
+            GRU(torch.randn(4, 2, 7))
+
+
+def test_autocast_takes_mixed_dtypes() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        LSTM(X.bfloat16())

@@ -1,0 +1,80 @@
+"""The import table of the design, and what ``import torchrnn`` loads."""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchrnn
+
+ROOT = Path(torchrnn.__file__).parent
+MAY_IMPORT = {
+    "cell": set(),
+    "call": {"cell"},  # and the backends, at the first call
+    "check": set(),
+    "sequence": {"check"},
+    "layer": {"cell", "call", "check", "sequence"},
+    "backends/*": {"cell", "call", "regular"},
+    "cells/*": {"cell", "layer"},
+    "cells/__init__": {"cells"},
+    "convert": {"layer", "cells"},
+    "nn": {"layer", "cells"},
+    "__init__": {"nn", "call", "cell", "cells", "check", "convert", "layer"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The parts of torchrnn that a file imports when it runs (not those for type checkers)."""
+    tree, found = ast.parse(file.read_text()), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [f"{module}.{a.name}" for a in node.names] if module == "torchrnn" else [module]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("torchrnn.")}
+    return found
+
+
+FILES = [f for f in ROOT.rglob("*.py") if f.relative_to(ROOT).parts[0] != "tools"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_the_import_table(file: Path) -> None:
+    path = file.relative_to(ROOT).with_suffix("").as_posix()
+    allowed = MAY_IMPORT[path] if path in MAY_IMPORT else MAY_IMPORT[path.split("/")[0] + "/*"]
+    assert imported(file) <= allowed
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_loads_torch_and_the_standard_library_only() -> None:
+    code = (
+        "import sys, json, torch; before = set(sys.modules); import torchrnn;"
+        "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    )
+    loaded = {m for m in json.loads(run(code)) if m not in sys.stdlib_module_names}
+    assert loaded <= {"torchrnn", "torch"}
+
+
+def test_importing_takes_less_than_60_ms_beyond_torch() -> None:
+    code = "import time, torch; start = time.perf_counter(); import torchrnn;print(1e3 * (time.perf_counter() - start))"
+    times = [float(run(code)) for _ in range(3)]
+    assert statistics.median(times) < 60, times
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in torchrnn.__all__:
+        thing = getattr(torchrnn, name)
+        assert thing.__doc__, name

@@ -1,0 +1,243 @@
+"""Layers and cells as modules: the torch.nn interface beyond the numbers."""
+
+import copy
+import inspect
+import io
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import parametrizations, prune
+
+import torchrnn
+
+LAYERS, CELLS = ["RNN", "LSTM", "GRU"], ["RNNCell", "LSTMCell", "GRUCell"]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.5},
+    {"bias": False, "num_layers": 3},
+]
+
+
+def pair(kind: str, *args: Any, **options: Any) -> tuple[Any, Any]:
+    """Ours and torch's from the same seed."""
+    made = []
+    for library in (torchrnn, torch.nn):
+        torch.manual_seed(1)
+        made.append(getattr(library, kind)(*args, **options))
+    return made[0], made[1]
+
+
+def every_module() -> list[tuple[str, dict[str, Any]]]:
+    made = [(kind, options) for kind in LAYERS for options in OPTIONS]
+    made += [(kind, options) for kind in CELLS for options in ({}, {"bias": False})]
+    made += [("RNN", {"nonlinearity": "relu"}), ("RNNCell", {"nonlinearity": "relu"})]
+    return [*made, ("LSTM", {"proj_size": 2, "num_layers": 2, "bidirectional": True})]
+
+
+every = pytest.mark.parametrize(("kind", "options"), every_module(), ids=lambda v: str(v))
+
+
+@every
+def test_same_seed_same_weights_in_the_same_order(kind: str, options: dict[str, Any]) -> None:
+    ours, theirs = pair(kind, 3, 5, **options)
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    ours.reset_parameters()
+    assert not torch.equal(ours.weight_ih if "Cell" in kind else ours.weight_ih_l0, next(theirs.parameters()))
+
+
+@every
+def test_repr_and_attributes(kind: str, options: dict[str, Any]) -> None:
+    ours, theirs = pair(kind, 3, 5, **options)
+    assert repr(ours) == repr(theirs)
+    public = {n: v for n, v in vars(theirs).items() if not n.startswith("_")}
+    assert {n: getattr(ours, n) for n in public} == public
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weights_as_lists(kind: str) -> None:
+    ours, theirs = pair(kind, 3, 5, 2, bidirectional=True)
+    for a, b in zip(ours.all_weights, theirs.all_weights, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(a is b for a, b in zip(ours._flat_weights, ours.parameters(), strict=True))
+    with pytest.raises(AttributeError):
+        ours._flat_weights = []
+    assert ours.flatten_parameters() is None
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_positional_arguments_are_torchs(kind: str) -> None:
+    args: list[Any] = [3, 5]
+    if kind in CELLS:
+        args += [False] + (["relu"] if kind == "RNNCell" else [])
+    else:
+        args += [2] + (["relu"] if kind == "RNN" else []) + [False, True, 0.5, True]
+    ours, theirs = pair(kind, *args)
+    assert repr(ours) == repr(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_constructors_name_torchs_arguments() -> None:
+    names = "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size device dtype".split()  # noqa: SIM905
+    for kind in ("LSTM", "GRU"):
+        assert list(inspect.signature(getattr(torchrnn, kind)).parameters) == names
+    names[3:3] = ["nonlinearity"]
+    names.remove("proj_size")
+    assert list(inspect.signature(torchrnn.RNN).parameters) == names
+
+
+def test_dropout_of_one_layer_warns_where_it_was_written() -> None:
+    for make in (lambda: torchrnn.GRU(3, 5, dropout=0.5), lambda: torchrnn.RNN(3, 5, dropout=0.5)):
+        with pytest.warns(UserWarning, match="non-zero dropout expects num_layers greater than 1") as caught:
+            make()
+        assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_deepcopy_of_a_parametrized_layer_after_a_forward(kind: str) -> None:
+    layer: Any = parametrizations.weight_norm(getattr(torchrnn, kind)(3, 5), "weight_hh_l0")
+    x = torch.randn(4, 2, 3)
+    output = layer(x)[0]
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x)[0], output)
+    with torch.no_grad():
+        twin.parametrizations.weight_hh_l0.original0.mul_(2)
+    assert not torch.equal(twin(x)[0], output)
+    assert torch.equal(layer(x)[0], output)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", ["weight_norm", "orthogonal"])
+def test_parametrizations_train(kind: str, name: str) -> None:
+    ours, theirs = pair(kind, 3, 5)
+    losses = []
+    for layer in (ours, theirs):
+        torch.manual_seed(2)
+        getattr(parametrizations, name)(layer, "weight_hh_l0")
+        optimizer, x = torch.optim.SGD(layer.parameters(), lr=0.5), torch.randn(4, 2, 3)
+        losses.append([])
+        for _ in range(4):
+            loss = layer(x)[0].square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][-1]
+
+
+def test_a_parametrized_weight_is_computed_once_a_forward() -> None:
+    # so spectral_norm does one power iteration, as in nn.Linear; torch.nn's layers do several
+    class Counted(torch.nn.Module):
+        calls = 0
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            Counted.calls += 1
+            return weight
+
+    layer = torchrnn.GRU(3, 5, num_layers=2)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight_hh_l1", Counted())
+    before = Counted.calls
+    layer(torch.randn(4, 2, 3))
+    assert Counted.calls == before + 1
+
+
+def test_pruning_is_followed() -> None:
+    layer, x = torchrnn.LSTM(3, 5), torch.randn(4, 2, 3)
+    prune.l1_unstructured(layer, "weight_hh_l0", amount=0.9)
+    plain = torchrnn.LSTM(3, 5)
+    plain.load_state_dict({n: getattr(layer, n) for n in plain.state_dict()})
+    assert torch.equal(layer(x)[0], plain(x)[0])
+
+
+def test_weight_drop_by_hand() -> None:
+    layer: Any = torchrnn.GRU(3, 5)
+    x = torch.randn(4, 2, 3)
+    raw = layer.weight_hh_l0
+    del layer._parameters["weight_hh_l0"]
+    layer.weight_hh_l0 = raw * 0
+    layer(x)[0].sum().backward()
+    assert raw.grad is not None
+    with torch.no_grad():
+        dropped = layer(x)[0]
+        layer.weight_hh_l0 = raw
+        assert not torch.equal(layer(x)[0], dropped)
+
+
+def test_functional_call_uses_the_weights_given() -> None:
+    layer, x = torchrnn.LSTM(3, 5), torch.randn(4, 2, 3)
+    zeros = {n: torch.zeros_like(p) for n, p in layer.named_parameters()}
+    assert not torch.func.functional_call(layer, zeros, (x,))[0].any()
+    assert layer(x)[0].any()
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_saving_sharing_and_moving(kind: str) -> None:
+    module, x = getattr(torchrnn, kind)(3, 5), torch.randn(*((2,) if "Cell" in kind else (4, 2)), 3)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert repr(loaded) == repr(module)
+    module.share_memory()
+    assert all(p.is_shared() for p in module.parameters())
+    assert all(p.dtype == torch.float64 for p in module.double().parameters())
+    module(x.double())
+    assert all(p.is_meta for p in module.to("meta").parameters())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_assigned_state_dict_is_used(kind: str) -> None:
+    layer, other, x = getattr(torchrnn, kind)(3, 5), getattr(torchrnn, kind)(3, 5), torch.randn(4, 2, 3)
+    layer(x)
+    layer.load_state_dict(other.state_dict(), assign=True)
+    assert torch.equal(layer(x)[0], other(x)[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("options", OPTIONS[:2], ids=["plain", "stacked"])
+def test_trace_generalises_over_batch_and_time(kind: str, options: dict[str, Any]) -> None:
+    layer = getattr(torchrnn, kind)(3, 5, **options).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and says so
+        traced: Any = torch.jit.trace(layer, (torch.randn(4, 2, 3),))
+    for shape in ((7, 3, 3), (2, 6, 3)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(traced(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_non_contiguous_input_and_states(kind: str) -> None:
+    ours, theirs = pair(kind, 3, 5)
+    x, h = torch.randn(3, 4, 2).permute(1, 2, 0), torch.randn(1, 5, 2).transpose(1, 2)
+    hx = (h, h) if kind == "LSTM" else h
+    torch.testing.assert_close(ours(x, hx), theirs(x, hx))
+
+
+def test_no_gradient_where_none_is_asked() -> None:
+    layer = torchrnn.LSTM(3, 5)
+    layer.weight_hh_l0.requires_grad_(False)
+    layer(torch.randn(4, 2, 3))[0].sum().backward()
+    assert layer.weight_hh_l0.grad is None
+    assert layer.weight_ih_l0.grad is not None
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_autocast_gives_what_torch_gives(kind: str) -> None:
+    ours, theirs = pair(kind, 3, 5)
+    x = torch.randn(4, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, expected = ours(x)[0], theirs(x)[0]
+    assert got.dtype == expected.dtype
+    assert torch.equal(got, expected)
+
+
+def test_projection_needs_a_cell_that_allows_it() -> None:
+    with pytest.raises(ValueError, match="'gru' reads it directly"):
+        torchrnn.GRU(3, 5, proj_size=2)
+    with pytest.raises(TypeError, match="proj_size"):
+        torchrnn.RNN(3, 5, proj_size=2)  # type: ignore[call-arg]
