@@ -58,12 +58,10 @@ def load_last(run: Path) -> Checkpoint | None:
     try:
         return _load(path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, UnpicklingError) as error:
-        before = (
-            f" to go on from {checkpoints[-2].name}" if len(checkpoints) > 1 else " and start again with --overwrite"
-        )
+        other = f"to go on from {checkpoints[-2].name}" if len(checkpoints) > 1 else "and start again with --overwrite"
         reason = " ".join(str(error).split())[:200]
         raise ToolError(
-            f"The checkpoint {path} is damaged ({reason}). Bring it back from a copy, or delete that folder{before}. "
+            f"The checkpoint {path} is damaged ({reason}). Bring it back from a copy, or delete that folder {other}. "
             f"The model of the best validation so far, {run / 'model.safetensors'}, was not touched."
         ) from error
 

@@ -46,7 +46,7 @@ def train(
     context: typer.Context,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="UTF-8 text, in any script; without one, Python's documentation."),
+        typer.Argument(metavar="FILE", help="UTF-8 text, in any script; without one, Python's documentation."),
     ] = None,
     run: Annotated[
         Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of FILE>")

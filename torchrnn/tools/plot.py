@@ -20,7 +20,6 @@ def write_loss_curve(folder: RunFolder, record: Record) -> None:
     axes.plot(best["step"], best["validation_bpc"], "o", color="black", fillstyle="none", markersize=9, label=label)
     axes.set_xlabel("training step")
     axes.set_ylabel("bits per character")
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     data = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -29,13 +28,15 @@ class Report(lightning.Callback):
             self._board = SummaryWriter(str(folder.tensorboard))
             for row in record.rows:
                 self._log(row)
-        columns = (
+        self._bar = Progress(
             TextColumn("step {task.fields[step]}"),
             BarColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=1.0, step="", speed="")
         self._round_step, self._round_begun = record.step, self.begun
 
@@ -43,17 +44,13 @@ class Report(lightning.Callback):
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.stop()
-        if error is None:
-            self._board.close()
-            return
         try:
             self._board.close()
         except OSError:
-            return  # the disk is full here too: `error` is what is to be told
+            if error is None:  # else the disk is full here too, and `error` is what is to be told
+                raise
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar: by steps or by time, whichever ends first."""

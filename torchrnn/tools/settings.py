@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
-import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +94,9 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         """Read config.toml, or say what is wrong with it."""
-        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
         try:
-            content = toml.loads(path.read_bytes().decode())
-            settings = _typed(Settings, content.pop("settings"))
-            return cls(
-                settings=settings, **{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
-            )
+            content = _parse(path.read_bytes().decode())
+            return cls(settings=_typed(content.pop("settings")), **content)
         except OSError as error:
             raise ToolError(f"{path} could not be read: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError, ToolError) as error:
@@ -112,14 +106,30 @@ class Config:
             ) from error
 
 
-def _typed(kind: type[Settings], content: dict[str, Any]) -> Settings:
+def _parse(toml: str) -> dict[str, Any]:
+    """The tables of a TOML text as `to_toml` writes it: one `name = value` a line, the values spelled as in JSON.
+
+    Python 3.10 has no TOML reader; this one asks nothing of the user's Python.
+    """
+    tables: dict[str, Any] = {}
+    table = tables
+    for line in toml.split("\n"):
+        if line.startswith("["):
+            table = tables.setdefault(line.strip("[]"), {})
+        elif line and not line.startswith("#"):
+            name, _, value = line.partition(" = ")
+            table[name] = json.loads(value)
+    return tables
+
+
+def _typed(content: dict[str, Any]) -> Settings:
     """Settings from a table, refusing a value of another type than its default's."""
-    default = kind()
+    default = Settings()
     for name, value in content.items():
         expected = type(getattr(default, name))
         if type(value) is not expected:
             raise TypeError(f"{name} must be {expected.__name__}, got {value!r}")
-    return kind(**content)
+    return Settings(**content)
 
 
 def _toml(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 from torch.nn import functional
 
@@ -170,6 +170,7 @@ def fit(training: Training, report: lightning.Callback, deadline: float | None) 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are about other products
     with warnings.catch_warnings(), explain_disk(training.folder.root):
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(training.settings.device, training.settings.device),
