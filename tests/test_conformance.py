@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -268,6 +270,14 @@ def test_compile_without_graph_break(make: Any) -> None:
     torch.testing.assert_close(flat(compiled(x)), flat(layer(x)))
     flat(compiled(x))[0].sum().backward()
     assert layer.weight_hh_l0.grad is not None
+
+
+def test_compile_in_a_fresh_process() -> None:
+    code = (
+        "import torch, torchrnn; layer = torchrnn.GRU(3, 5);"
+        "torch.compile(layer, fullgraph=True, backend='aot_eager')(torch.randn(4, 2, 3))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @every_cell

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "cells/__init__": {"cells"},
     "convert": {"layer", "cells"},
     "nn": {"layer", "cells"},
-    "__init__": {"nn", "call", "cell", "cells", "check", "convert", "layer"},
+    "backends/__init__": {"call", "backends"},
+    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer"},
 }
 
 

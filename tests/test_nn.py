@@ -23,6 +23,14 @@ def test_isinstance_is_true_for_ours() -> None:
     assert isinstance(model, torch.nn.Module)
 
 
+def test_submodules_are_torchs_own() -> None:
+    import torchrnn.nn.functional as F  # pyright: ignore
+    from torchrnn.nn.utils.rnn import pack_sequence  # pyright: ignore
+
+    assert F is torch.nn.functional
+    nn.LSTM(2, 3)(pack_sequence([torch.randn(4, 2)]))
+
+
 def test_submodules() -> None:
     from torchrnn.nn import functional, utils  # pyright: ignore
 

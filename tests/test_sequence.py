@@ -80,6 +80,10 @@ def test_gradient_with_lengths_reaches_the_initial_states(kind: str) -> None:
         assert not torch.equal(h.grad[:, 0], torch.ones(1, 3))
 
 
+def test_no_rows_and_no_lengths() -> None:
+    assert torchrnn.GRU(3, 4)(torch.randn(5, 0, 3), lengths=[])[0].shape == (5, 0, 4)
+
+
 @every_kind
 def test_batch_first_moves_input_and_output_only(kind: str) -> None:
     torch.manual_seed(1)

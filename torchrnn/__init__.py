@@ -1,5 +1,6 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
+from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import nn
 from torchrnn.call import explain, use
 from torchrnn.cell import cell

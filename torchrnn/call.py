@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +16,9 @@ from torchrnn.cell import Cell
 if TYPE_CHECKING:
     from torch import nn
 
-#: The backends in order of preference: the first that does not refuse a call runs it.
-BACKENDS = ("aten", "reference")
+#: The backends by name, in order of preference: the first that does not refuse a call runs it.
+#: Filled by torchrnn.backends, since they import `Call` from here.
+BACKENDS: dict[str, ModuleType] = {}
 
 _forced: ContextVar[str | None] = ContextVar("torchrnn_backend", default=None)
 
@@ -63,28 +63,17 @@ def choose(call: Call) -> ModuleType:
         RuntimeError: the forced backend refuses; the message gives its reason.
     """
     if torch.compiler.is_compiling():  # torch's kernels break or freeze its graph, and it cannot read context variables
-        return _backend("reference")
+        return BACKENDS["reference"]
     forced = _forced.get()
     if forced is None:
-        for name in BACKENDS:
-            backend = _backend(name)
+        for backend in BACKENDS.values():
             if backend.refuses(call) is None:
                 return backend
-    backend = _backend(forced or "reference")
+    backend = BACKENDS[forced or "reference"]
     reason = backend.refuses(call)
     if reason is not None:
         raise RuntimeError(f"backend {forced!r} cannot run this call: {reason}")
     return backend
-
-
-_loaded: dict[str, ModuleType] = {}
-
-
-def _backend(name: str) -> ModuleType:
-    """A backend by name, imported at its first use: backends import `Call` from here."""
-    if name not in _loaded:
-        _loaded[name] = import_module(f"torchrnn.backends.{name}")
-    return _loaded[name]
 
 
 @contextmanager
@@ -150,7 +139,7 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     refusals: dict[str, str] = {}
     forced = _forced.get()
     for name in BACKENDS if forced is None else (forced,):
-        reason = _backend(name).refuses(call)
+        reason = BACKENDS[name].refuses(call)
         if reason is None:
             return Explanation(name, refusals)
         refusals[name] = reason

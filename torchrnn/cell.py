@@ -19,10 +19,13 @@ class Cell:
 
     A recurrent layer is two matrix products and one pointwise function; only the pointwise function differs:
 
-    .. math::
-        x &= W_{ih} x_t + b_{ih} \\
-        h &= W_{hh} h_{t-1} + b_{hh} \\
-        s_t &= \mathrm{step}(x, h, s_{t-1})
+    $$
+    \begin{aligned}
+    x &= W_{ih} x_t + b_{ih} \\
+    h &= W_{hh} h_{t-1} + b_{hh} \\
+    s_t &= \mathrm{step}(x, h, s_{t-1})
+    \end{aligned}
+    $$
 
     Made by the decorator [`cell`][torchrnn.cell]; calling it does one step on whole pre-activations.
 

@@ -77,7 +77,7 @@ def _caller_of_constructor() -> int:
 
 def lengths(lengths: Tensor | Sequence[int], T: int, B: int) -> Tensor:
     """Check the lengths of a batch; give them as (B,) int64 on the CPU."""
-    given = torch.as_tensor(lengths)
+    given = torch.as_tensor(lengths if len(lengths) else torch.zeros(0, dtype=torch.int64))
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
     if given.shape != (B,):

@@ -235,6 +235,8 @@ class RecurrentCell(nn.Module):
 
     cell: ClassVar[Cell]  # set by the subclass; RNNCell has two
 
+    weight_ih: Tensor
+    weight_hh: Tensor
     input_size: int
     hidden_size: int
     bias: bool
