@@ -23,15 +23,19 @@ types: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
-install: .venv/.installed
+install: .venv/.installed torchrnn/libtorchrnn.so
 
 # torch first and alone: any later requirement is then satisfied by the release that we test with
 .venv/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "torchrnn needs Python 3.10 or newer: none was found; set PYTHON=/path/to/python3"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tools,test,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'setuptools>=77'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[tools,test,docs,dev]'
 	@touch $@
 
+# pip has built it once; this follows changes of csrc. Without a compiler it only says so.
+torchrnn/libtorchrnn.so: setup.py $(shell find csrc -type f) | .venv/.installed
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
 clean:
-	rm -rf .venv build dist site runs *.egg-info
+	rm -rf .venv build dist site runs *.egg-info torchrnn/*.so

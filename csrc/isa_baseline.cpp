@@ -1,0 +1,3 @@
+// The kernels for any processor.
+#define TORCHRNN_ISA baseline
+#include "isa.h"

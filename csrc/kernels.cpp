@@ -1,0 +1,51 @@
+// Which instruction set runs: the best that this processor has, or the one that TORCHRNN_ISA names.
+#include "kernels.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace torchrnn {
+
+namespace baseline {
+extern const Kernels table;
+}
+#ifdef __x86_64__
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
+#endif
+
+static const Kernels& choose() {
+  const struct {
+    bool here;
+    const Kernels& table;
+  } sets[] = {
+#ifdef __x86_64__
+      {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+       avx512::table},
+      {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::table},
+#endif
+      {true, baseline::table},
+  };
+  const char* variable = std::getenv("TORCHRNN_ISA");
+  const std::string wanted = variable ? variable : "";
+  std::string names;
+  for (const auto& set : sets) {
+    if (!set.here) continue;
+    if (wanted.empty() || wanted == set.table.isa) return set.table;
+    names += (names.empty() ? "" : ", ") + std::string(set.table.isa);
+  }
+  throw std::runtime_error("TORCHRNN_ISA must be one of those that this processor has (" + names + "), got '" + wanted + "'");
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace torchrnn

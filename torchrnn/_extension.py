@@ -1,0 +1,25 @@
+"""The library of our own kernels: loaded at its first use, and the reason where it cannot be."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).with_name("libtorchrnn.so")
+
+
+@cache
+def missing() -> str | None:
+    """Load the operators into ``torch.ops.torchrnn``: None, or the reason why they are not there."""
+    if not LIBRARY.exists():
+        return (
+            "torchrnn was built without its own kernels: with a C++ compiler installed, "
+            "pip install --force-reinstall --no-deps --no-cache-dir torchrnn"
+        )
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"torchrnn's own kernels do not load: {error}"
+    return None
