@@ -10,10 +10,11 @@ def main() -> None:
 
         app()
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "torchrnn":
+        package = (error.name or "torchrnn").partition(".")[0]
+        if package == "torchrnn":
             raise  # ours: a broken installation, not a missing extra
         sys.exit(
-            f"torchrnn's command line needs the package {error.name}, which is not installed. Install what it needs: "
+            f"torchrnn's command line needs the package {package}, which is not installed. Install what it needs: "
             f"pip install 'torchrnn[tools]'"
         )
 

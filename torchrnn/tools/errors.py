@@ -29,11 +29,11 @@ def disk_error(path: Path, error: OSError) -> ToolError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return ToolError(
             f"The disk is full: {path} could not be written ({error.strerror}). The files that were there before are "
-            f"whole. Free some space, then go on with: torchrnn train --resume --run RUN."
+            f"whole. Free some space, then give the command again with --resume."
         )
     return ToolError(
         f"{path} could not be written: {error.strerror or error}. The files that were there before are whole. Make the "
-        f"folder writable (or choose another with --run), then go on with --resume if the run had begun."
+        f"folder of --run writable, then give the command again with --resume."
     )
 
 

@@ -20,6 +20,7 @@ class Report(lightning.Callback):
 
     def __init__(self, console: Console, folder: RunFolder, record: Record, deadline: float | None) -> None:
         self.console = console
+        self.folder = folder
         self.deadline = deadline
         self.begun = time.monotonic()
         with explain_disk(folder.tensorboard):
@@ -77,8 +78,9 @@ class Report(lightning.Callback):
             soft_wrap=True,
         )
         self._bar.update(self._task, speed=speed)
-        self._log(row)
-        self._board.flush()
+        with explain_disk(self.folder.tensorboard):
+            self._log(row)
+            self._board.flush()
         self._round_step, self._round_begun = pl_module.record.step, time.monotonic()
 
     def _log(self, row: dict[str, float]) -> None:

@@ -123,7 +123,7 @@ def _work(
             if training.record.rows:
                 write_loss_curve(folder, training.record)
             raise Stopped(
-                f"The last checkpoint is whole; go on with: torchrnn train --resume --run {folder.root}"
+                f"Stopped. The last checkpoint is whole; go on with: torchrnn train --resume --run {folder.root}"
             ) from error
     write_loss_curve(folder, training.record)
     return _conclusion(training)

@@ -75,10 +75,13 @@ class RunFolder:
 
     def check_new(self, overwrite: bool) -> None:
         """Refuse a folder that holds another run (unless it is to be overwritten) or anything else."""
-        with explain_disk(self.root):
-            occupied = self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir()))
-        if not occupied:
-            return
+        try:
+            if self.root.is_file():
+                raise UsageError(f"--run {self.root} must be a folder, and it is a file. Choose another.")
+            if not self.root.is_dir() or not any(self.root.iterdir()):
+                return
+        except OSError as error:
+            raise _unusable(self.root, error) from error
         if not self.config.is_file():
             raise UsageError(
                 f"--run {self.root} is not a run folder and not empty. Nothing in it was touched. Choose a folder that "
@@ -92,8 +95,11 @@ class RunFolder:
 
     def begin(self, config: Config) -> None:
         """Make the folder, clear away an earlier run, write config.toml."""
-        with explain_disk(self.root):
+        try:
             self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(self.root, error) from error
+        with explain_disk(self.root):
             for path in checkpoint.found(self.root):
                 remove_folder(path)
             remove_folder(self.tensorboard)
@@ -120,3 +126,7 @@ class RunFolder:
         for row in record.rows:
             writer.writerow([row["step"], *(f"{row[name]:.6f}" for name in COLUMNS[1:])])
         write_file(self.metrics, text.getvalue().encode())
+
+
+def _unusable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"--run {path} cannot be used: {error.strerror}. Expected a folder in which you may write.")

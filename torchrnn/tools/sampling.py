@@ -22,9 +22,13 @@ def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
             f"RUN {run} has no model yet: {folder.model.name} is written at the first validation. Train it further: "
             f"torchrnn train --resume --run {run}."
         )
+    try:
+        weights = folder.model.read_bytes()
+    except OSError as error:
+        raise ToolError(f"{folder.model} could not be read: {error.strerror}.") from error
     vocabulary = Vocabulary(config.characters)
     model = CharModel.of(config.settings, len(vocabulary))
-    load_weights(model, folder.model.read_bytes(), folder.model)
+    load_weights(model, weights, folder.model)
     return model.eval(), vocabulary
 
 

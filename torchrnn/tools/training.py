@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from torchrnn.tools import checkpoint
 from torchrnn.tools.charmodel import CharModel, State, bits_per_character, detach, load_weights, weights_to_bytes
-from torchrnn.tools.errors import ToolError, explain_disk
+from torchrnn.tools.errors import ToolError
 from torchrnn.tools.files import write_file
 from torchrnn.tools.runfolder import Record, RunFolder
 from torchrnn.tools.settings import Settings
@@ -168,7 +168,7 @@ def fit(training: Training, report: lightning.Callback, deadline: float | None) 
     """Train until the run is finished or `deadline` (of time.monotonic) has passed."""
     training.deadline = deadline or math.inf
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are about other products
-    with warnings.catch_warnings(), explain_disk(training.folder.root):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch

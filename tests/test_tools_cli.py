@@ -1,0 +1,177 @@
+"""The command line: help, versions, and a paragraph for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from tools_runs import SMALL, snapshot, torchrnn, write_text
+
+from torchrnn.tools import commands, training
+from torchrnn.tools.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_text(folder)
+    run = folder / "run"
+    assert torchrnn("train", path, *SMALL, "--steps=10", "--validate-every=5", "--run", run).exit_code == 0
+    return run
+
+
+def refused(code, *arguments):
+    """The one paragraph that these arguments are refused with."""
+    result = torchrnn(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (paragraph,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    return paragraph
+
+
+def test_help_and_version():
+    assert "sample" in torchrnn("--help").stdout
+    assert "--time-limit" in torchrnn("train", "--help").stdout
+    assert "--temperature" in torchrnn("sample", "--help").stdout
+    assert torchrnn("--version").stdout.startswith("torchrnn 0.")
+
+
+def test_the_command_line_loads_nothing_heavy():
+    code = (
+        "import sys, torchrnn; before = set(sys.modules); import torchrnn.tools.commands;"
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} & "
+        "{'lightning', 'matplotlib', 'tensorboard', 'safetensors', 'numpy'})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("missing", ["typer", "lightning"])
+def test_without_the_extra_it_says_what_to_install(tmp_path, missing):
+    code = f"import sys; sys.modules['{missing}'] = None; from torchrnn.tools.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", write_text(tmp_path), *SMALL, "--run", tmp_path / "run"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"torchrnn's command line needs the package {missing}, which is not installed. Install what it needs: "
+        f"pip install 'torchrnn[tools]'\n"
+    )
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("90s", 90), ("2m", 120), ("1.5h", 5400), (" 7 s", 7)])
+def test_times(text, expected):
+    assert commands.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "soon", "5d", "nan", "1e3"])
+def test_no_times(text):
+    with pytest.raises(UsageError, match="--time-limit must be a time above 0 such as 90"):
+        commands.seconds(text)
+
+
+def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):
+    path, run = write_text(tmp_path), tmp_path / "run"
+    for arguments, message in [
+        (["--lr=nan"], "--lr must be a number above 0, got nan"),
+        (["--cell=lstn"], "--cell must be one of lstm, gru, rnn, got lstn"),
+        (["--time-limit=soon"], "--time-limit must be a time"),
+        (["--batch-size=500"], "The text is too short: 2,700 characters to train on, where 500 streams of 64"),
+        (["--resume", "--overwrite"], "give one of them"),
+        (["--resume"], "is not a run folder: it has no config.toml"),
+    ]:
+        assert message in refused(2, "train", path, "--run", run, *arguments)
+    assert "No such file" in refused(2, "train", tmp_path / "nothing.txt", "--run", run)
+    assert not run.exists()
+
+
+def test_a_device_that_is_not_here_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = refused(2, "train", write_text(tmp_path), "--run", tmp_path / "run", "--device=cuda")
+    assert "--device cuda: torch finds none here, only" in message
+
+
+def test_an_unwritable_folder_is_refused(tmp_path):
+    path = write_text(tmp_path)
+    assert "must be a folder, and it is a file" in refused(2, "train", path, "--run", path)
+    message = refused(2, "train", path, *SMALL, "--run", path / "run")
+    assert "cannot be used: Not a directory" in message
+    if os.name == "posix" and os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        message = refused(2, "train", path, *SMALL, "--run", tmp_path / "locked" / "run")
+        assert "cannot be used: Permission denied" in message
+
+
+def test_an_earlier_run_is_not_replaced_by_accident(tmp_path, trained):
+    path, before = write_text(tmp_path), snapshot(trained)
+    assert "already holds a run. Go on with it: --resume" in refused(2, "train", path, "--run", trained)
+    # all is checked before it is cleared away
+    assert "No such file" in refused(2, "train", tmp_path / "nothing", "--run", trained, "--overwrite")
+    assert "too short" in refused(2, "train", path, "--batch-size=900", "--run", trained, "--overwrite")
+    assert snapshot(trained) == before
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("do not lose me")
+    assert "not a run folder and not empty" in refused(2, "train", path, "--run", tmp_path / "thesis", "--overwrite")
+    assert (tmp_path / "thesis" / "chapter1").exists()
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
+    arguments = ["train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", tmp_path / "run"]
+    assert torchrnn(*arguments, "--steps=10").exit_code == 0
+    (tmp_path / "run" / "notes").write_text("mine")
+    (tmp_path / "run" / "checkpoint-00000099.partial").mkdir()
+    assert torchrnn(*arguments, "--steps=5", "--overwrite").exit_code == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {name for name in names if name.startswith("checkpoint")} == {"checkpoint-00000005"}
+    assert "notes" in names
+
+
+def test_resume_with_other_settings_or_another_text_is_refused(tmp_path, trained):
+    before = snapshot(trained)
+    message = refused(2, "train", "--resume", "--run", trained, "--hidden-size=16")
+    assert "--hidden-size is 8, got 16" in message
+    assert "Only --device, --epochs, --patience, --steps, --threads and --time-limit" in message
+    other = tmp_path / "other.txt"
+    other.write_text("something else " * 200)
+    assert f"this is another: {other} has changed" in refused(2, "train", other, "--resume", "--run", trained)
+    assert snapshot(trained) == before
+    # what is the same may be said again
+    assert torchrnn("train", "--resume", "--run", trained, "--hidden-size=8").exit_code == 0
+    config = (trained / "config.toml").read_text()
+    assert "resumed = [" in config
+
+
+def test_a_damaged_checkpoint_is_explained(tmp_path):
+    run = tmp_path / "run"
+    arguments = ["train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run]
+    assert torchrnn(*arguments, "--steps=10").exit_code == 0
+    whole, model = snapshot(run), (run / "model.safetensors").read_bytes()
+    state = run / "checkpoint-00000010" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    message = refused(1, "train", "--resume", "--run", run)
+    assert "checkpoint-00000010 is damaged" in message
+    assert "delete that folder to go on from checkpoint-00000005" in message
+    assert (run / "model.safetensors").read_bytes() == model
+    for path in state.parent.iterdir():
+        path.unlink()
+    state.parent.rmdir()
+    assert torchrnn("train", "--resume", "--run", run).exit_code == 0  # as it said
+    assert snapshot(run) == whole
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    step = training.Training.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.record.step == 7:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(training.Training, "training_step", interrupted)
+    try:
+        message = refused(130, "train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert f"go on with: torchrnn train --resume --run {run}" in message
+    assert (run / "loss.png").exists()

@@ -1,0 +1,77 @@
+"""Settings and config.toml: what is refused, and that what is written is read again."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrnn.tools.errors import ToolError, UsageError
+from torchrnn.tools.settings import Config, Settings
+
+WRONG = [
+    ("cell", "lstn", "one of lstm, gru, rnn"),
+    ("device", "tpu", "one of auto, cpu, cuda, mps"),
+    ("hidden_size", 0, "at least 1"),
+    ("embedding_size", -1, "at least 1"),
+    ("num_layers", 0, "at least 1"),
+    ("batch_size", 0, "at least 1"),
+    ("sequence_length", 0, "at least 1"),
+    ("validate_every", 0, "at least 1"),
+    ("epochs", 0, "at least 1"),
+    ("threads", 0, "at least 1"),
+    ("steps", -1, "at least 0"),
+    ("patience", -1, "at least 0"),
+    ("clip", float("inf"), "a number from 0"),
+    ("lr", float("nan"), "a number above 0"),
+    ("lr", 0.0, "a number above 0"),
+    ("dropout", 1.0, "from 0 to below 1"),
+    ("validation", 1.0, "a fraction between 0 and 1"),
+    ("seed", -1, "from 0 to below"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), WRONG)
+def test_a_setting_out_of_range_is_named(name, value, expected):
+    with pytest.raises(UsageError) as error:
+        Settings(**{name: value})
+    message = str(error.value)
+    assert message.startswith(f"--{name.replace('_', '-')} must be {expected}")
+    assert f"got {value}" in message
+
+
+@given(st.text(), st.lists(st.text()), st.floats(1e-9, 1e3))
+def test_config_comes_back_and_is_toml(tmp_path_factory, characters, files, lr):
+    config = Config("torchrnn train", files, "00", characters, Settings(lr=lr), "torch", ["again"])
+    path = tmp_path_factory.mktemp("run") / "config.toml"
+    path.write_bytes(config.to_toml().encode())
+    assert Config.read(path) == config
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        content = tomllib.loads(config.to_toml())
+        assert content.pop("settings")["lr"] == lr
+        assert content["characters"] == characters
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("hidden_size = 256", "hidden_size = 2", None),
+        ("hidden_size = 256", "hidden_size = '2'", "Expecting value"),
+        ("hidden_size = 256", 'hidden_size = "2"', "hidden_size must be int"),
+        ("hidden_size = 256", "hidden_size = 0", "--hidden-size must be"),
+        ("hidden_size = 256", "hiden_size = 256", "hiden_size"),
+        ("[settings]", "[setting]", "settings"),
+        ("characters", "letters", "letters"),
+    ],
+)
+def test_a_damaged_config_is_explained(tmp_path, old, new, message):
+    path = tmp_path / "config.toml"
+    path.write_text(Config("torchrnn train", [], "00", "ab", Settings()).to_toml().replace(old, new))
+    if message is None:
+        assert Config.read(path).settings.hidden_size == 2
+        return
+    with pytest.raises(ToolError, match=r"config.toml is damaged or was changed by hand") as error:
+        Config.read(path)
+    assert message in str(error.value)
