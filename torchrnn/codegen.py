@@ -1,0 +1,306 @@
+"""A cell's step as a C++ functor, forward and backward; PyTorch derives the backward.
+
+Run ``python -m torchrnn.codegen`` to write the headers of our own cells, with ``--check`` to see that they are current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import itertools
+import re
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from torchrnn.cell import CELLS, Cell
+from torchrnn.expression import Value, reach
+from torchrnn.trace import Step, trace
+
+FOLDER = Path(__file__).parent.parent / "csrc" / "cells"
+_LEVELS = ({"<", ">", "<=", ">=", "==", "!=", "&", "|"}, {"+", "-"}, {"*", "/"})
+_CONSTANTS = {0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two"}
+_WORDS = """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval
+    constexpr constinit const_cast continue co_await co_return co_yield decltype default delete do double dynamic_cast
+    else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not
+    not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires return short signed
+    sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid
+    typename union unsigned using virtual void volatile wchar_t while xor xor_eq V
+    exp log log1p expm1 sqrt abs erf sigmoid tanh relu max min select splat forward backward
+    gates states extra columns saved h_column reads backward_reads_new backward_reads_previous
+    pre previous next keep dnext dpre dprevious
+"""
+_RESERVED = set(_WORDS.split())
+
+
+class Plan(NamedTuple):
+    """Where the values stand: which column each gate's parts have, and what is kept for backward."""
+
+    columns: dict[Value, int]
+    h_column: list[int]
+    kept: list[Value]
+
+
+def header(cell: Cell) -> str:
+    """The C++ header of a cell: a struct with the functor of its step, forward and backward.
+
+    Args:
+        cell: any cell of elementwise operations.
+
+    Returns:
+        The text of the header. It opens no namespace and includes nothing; ``docs/codegen.md`` says what it needs.
+
+    Raises:
+        NotImplementedError: the step uses an operator that has no C++ form here.
+    """
+    step = trace(cell)
+    plan = _plan(step)
+    names = _names(step, plan, cell)
+    previous = _places("previous", step.previous)
+    forward = _body(
+        {**_places("next", step.next), **_places("keep", plan.kept)},
+        {v: f"pre[{k}]" for v, k in plan.columns.items()} | _standing(previous),
+        names,
+    )
+    pre = dict(zip(plan.h_column, step.dh, strict=True)) | dict(enumerate(step.dx))
+    backward = _body(
+        {**_places("dpre", [pre[k] for k in sorted(pre)]), **_places("dprevious", step.dprevious)},
+        _standing(_places("keep", plan.kept) | _places("next", step.next) | previous | _places("dnext", step.dnext)),
+        names,
+    )
+    return _struct(cell, plan, names, forward, backward)
+
+
+# --- what stands where
+
+
+def _plan(step: Step) -> Plan:
+    users: dict[Value, set[Value]] = {v: set() for v in (*step.x, *step.h)}
+    roots = [*step.next, *step.dx, *step.dh, *step.dprevious]
+    for value in reach(roots):
+        for arg in value.args:
+            if arg in users:
+                users[arg].add(value)
+    G, columns, h_column = len(step.x), {}, []
+    for k, (x, h) in enumerate(zip(step.x, step.h, strict=True)):
+        total = x.graph.find("+", x, h)
+        additive = users[x] == users[h] == {total} and x not in roots and h not in roots
+        h_column.append(k if additive else G + sum(c >= G for c in h_column))
+        columns |= {total: k} if additive and total is not None else {x: k, h: h_column[k]}
+    return Plan(columns, h_column, _kept(step, columns))
+
+
+def _kept(step: Step, columns: Iterable[Value]) -> list[Value]:
+    """What backward needs of forward and cannot compute again from the states and the rest of what is kept."""
+    known = reach(step.next, columns) | set(columns)
+    free = {*step.previous, *step.next}
+    used = reach([*step.dx, *step.dh, *step.dprevious], known | free)
+    kept = [v for v in used if v in known and v not in free and v.op != "number"]
+    kept.sort(key=lambda v: (v in set(columns), v.order))
+
+    def again(value: Value, have: set[Value]) -> bool:
+        return value in have or value.op == "number" or (
+            value not in columns and value.op != "leaf" and all(again(a, have) for a in value.args)
+        )  # fmt: skip
+
+    for value in sorted(kept, key=lambda v: -v.order):
+        have = free | (set(kept) - {value})
+        if value not in columns and all(again(a, have) for a in value.args):
+            kept.remove(value)
+    return kept
+
+
+def _names(step: Step, plan: Plan, cell: Cell) -> dict[Value, str]:
+    """A C++ name for every value that has one in Python, and for the columns that are kept."""
+    wanted = dict(step.names)
+    for k, gate in enumerate(cell.gates):
+        for value, column in plan.columns.items():
+            if value in plan.kept and column in (k, plan.h_column[k]):
+                part = "h" if value is step.h[k] else "x" if value is step.x[k] else "a"
+                wanted.setdefault(value, f"{part}_{gate}")
+    names, taken = {}, set(_RESERVED)
+    for value, name in wanted.items():
+        if re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*_?", name):  # C++ keeps two underscores for itself
+            base = name.removesuffix("_")
+            choices = itertools.chain((name, base + "_"), (f"{base}{k}" for k in itertools.count(2)))
+            names[value] = next(c for c in choices if c not in taken)
+            taken.add(names[value])
+    return names
+
+
+# --- from values to C++
+
+
+class _Printer:
+    """Prints values as C++; those in ``text`` by what stands there."""
+
+    def __init__(self, text: dict[Value, str]) -> None:
+        self.text = text
+
+    def show(self, value: Value, above: int = 0) -> str:
+        """The expression of a value, in parentheses if the operator around it binds as tightly or tighter."""
+        return self.text.get(value) or self.work(value, above)
+
+    def work(self, value: Value, above: int = 0) -> str:
+        """The operation of a value, even if the value has a name."""
+        op, args = value.op, value.args
+        if op == "number":
+            return f"splat<V>({_number(value.content)})"
+        if op in ("neg", "!"):
+            return f"{'-' if op == 'neg' else op}{self.show(args[0], 9)}"
+        level = next((k for k, ops in enumerate(_LEVELS, 1) if op in ops), None)
+        if level is None:
+            return f"{op}({', '.join(self.show(a) for a in args)})"
+        # the right side of a + (b + c) keeps its parentheses: the rounding is torch's
+        line = f"{self.show(args[0], level - 1)} {op} {self.show(args[1], level)}"
+        return f"({line})" if level <= above else line
+
+
+def _number(number: float) -> str:
+    if number != number or abs(number) == float("inf"):
+        return '__builtin_nan("")' if number != number else "-__builtin_inf()"[number > 0 :]
+    return str(int(number)) if number == int(number) and abs(number) < 1e9 else repr(number)
+
+
+class Body(NamedTuple):
+    """The statements of a function, and the elements of its arrays that it reads and writes."""
+
+    lines: list[str]
+    touched: set[str]
+
+
+def _places(array: str, values: list[Value]) -> dict[str, Value]:
+    return {f"{array}[{k}]": v for k, v in enumerate(values)}
+
+
+def _standing(places: dict[str, Value]) -> dict[Value, str]:
+    return {v: place for place, v in places.items()}
+
+
+def _body(outputs: dict[str, Value], given: dict[Value, str], names: dict[Value, str]) -> Body:
+    """What computes the outputs from what is given: named where Python has a name, shared where used twice."""
+    outputs = {place: v.graph.lift(v) for place, v in outputs.items()}
+    needed = sorted(reach(outputs.values(), given), key=lambda v: v.order)
+    uses = Counter(a for v in needed if v not in given for a in v.args)
+    uses.update(outputs.values())
+    taken = {*names.values(), *_RESERVED}
+    fallback = (name for k in itertools.count() if (name := f"t{k}") not in taken)
+    printer, aliases, lines = _Printer({}), [], []
+    for value in needed:
+        name = names.get(value)
+        if value in given and not value.is_mask:
+            printer.text[value] = name or given[value]
+            if name:
+                aliases.append(f"{name} = {given[value]}")
+            continue
+        if value.op == "number":
+            name = _CONSTANTS.get(value.content) if uses[value] > 1 else None
+            name = None if name in taken else name
+        elif uses[value] > 1 or value in given:
+            name = name or next(fallback)
+        if name:
+            work = f"{given[value]} != splat<V>(0)" if value in given else printer.work(value)
+            lines.append(f"const {'auto' if value.is_mask else 'V'} {name} = {work};")
+            printer.text[value] = name
+    start = [f"const V {', '.join(aliases)};"] if aliases else []
+    stores = [f"{place} = {printer.show(value)};" for place, value in outputs.items()]
+    return Body([*start, *lines, *stores], {given[v] for v in needed if v in given} | set(outputs))
+
+
+def _struct(cell: Cell, plan: Plan, names: dict[Value, str], forward: Body, backward: Body) -> str:
+    """The whole header."""
+    G, S = len(cell.gates), len(cell.states)
+    kept = [names.get(v, "(unnamed)") for v in plan.kept]
+
+    def flags(body: Body, array: str) -> str:
+        return ", ".join("true" if f"{array}[{k}]" in body.touched else "false" for k in range(S))
+
+    name = cell.name + "_" * (cell.name in _RESERVED)
+    lines = [
+        f"// Generated by python -m torchrnn.codegen from {_source(cell)}; do not edit.",
+        f"struct {name} {{",
+        f"  static constexpr int gates = {G};  // {' '.join(cell.gates)}",
+        f"  static constexpr int states = {S};  // {' '.join(cell.states)}",
+        f"  static constexpr int extra = {len(plan.columns) - G};  // gates whose x- and h-parts are not only added",
+        "  static constexpr int columns = gates + extra;",
+        f"  static constexpr int saved = {len(kept)};  // kept for backward: {' '.join(kept) or 'nothing'}",
+        f"  static constexpr int h_column[gates] = {{{', '.join(map(str, plan.h_column))}}};",
+        f"  static constexpr bool reads[states] = {{{flags(forward, 'previous')}}};",
+        f"  static constexpr bool backward_reads_previous[states] = {{{flags(backward, 'previous')}}};",
+        f"  static constexpr bool backward_reads_new[states] = {{{flags(backward, 'next')}}};",
+        "",
+        "  // pre: an additive gate's x + h; of another gate its x, and its h at h_column",
+        *_function("forward", "pre previous", "next keep", forward),
+        "",
+        "  // dprevious: the pointwise path only",
+        *_function("backward", "keep previous next dnext", "dpre dprevious", backward),
+        "};",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _function(name: str, reads: str, writes: str, body: Body) -> list[str]:
+    arrays = {place.split("[")[0] for place in body.touched}
+    parameters = [f"const V* {p}" for p in reads.split()] + [f"V* {p}" for p in writes.split()]
+    # an unused parameter has no name, so that compilers do not warn
+    shown = [p if p.split()[-1] in arrays else re.sub(r" (\w+)$", r" /*\1*/", p) for p in parameters]
+    return [
+        "  template <class V>",
+        "  static inline __attribute__((always_inline))",
+        f"  void {name}({', '.join(shown)}) {{",
+        *(part for statement in body.lines for part in _wrapped(statement)),
+        "  }",
+    ]
+
+
+def _wrapped(statement: str) -> list[str]:
+    return textwrap.wrap(
+        statement,
+        120,
+        initial_indent=" " * 4,
+        subsequent_indent=" " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _source(cell: Cell) -> str:
+    module = cell.step.__module__
+    return module.replace(".", "/") + ".py" if module.startswith("torchrnn.") else f"{module}.{cell.name}"
+
+
+# --- the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the headers of torchrnn's own cells, or compare them with ``--check``."""
+    import torchrnn.cells  # noqa: F401  (they enter the registry)
+
+    parser = argparse.ArgumentParser(prog="python -m torchrnn.codegen", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff if a header differs")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the headers are (default: csrc/cells)")
+    options = parser.parse_args(arguments)
+    own = [c for c in CELLS.values() if c.step.__module__.startswith("torchrnn.cells.")]
+    headers = {f"{c.name}.h": header(c) for c in own}
+    if not options.check:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in headers.items():
+            (options.folder / name).write_text(text, encoding="utf-8", newline="\n")
+        return 0
+    found = {file.name: file.read_text(encoding="utf-8") for file in options.folder.glob("*.h")}
+    differs = False
+    for name in sorted({*headers, *found}):
+        old, new = found.get(name, "").splitlines(True), headers.get(name, "").splitlines(True)
+        sys.stdout.writelines(difflib.unified_diff(old, new, f"checked in/{name}", f"generated/{name}"))
+        differs = differs or found.get(name) != headers.get(name)
+    if differs:
+        print("The headers differ from the cells: run python -m torchrnn.codegen and commit the result.")
+    return int(differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
