@@ -1,0 +1,200 @@
+// Small matrix products on packed panels: the one micro-kernel of the library, packing, and two products built of them.
+//
+// A panel holds C vectors of L numbers for each k: [k][C][L]. The micro-kernel multiplies R rows, given by pointers,
+// with one panel and leaves a tile [R][C][L]. Every row is summed over k in the same order whatever R is, so that a row's
+// result does not depend on the rows beside it.
+
+// Rows that stay in registers beside a panel of C vectors.
+template <class V>
+constexpr int tile_rows(int C) {
+  int registers = TORCHRNN_VECTOR_BYTES == 64 ? 24 : 12;
+  int rows = registers / C;
+  return rows < 1 ? 1 : rows > 8 ? 8 : rows;
+}
+
+constexpr int MAX_VECTORS = 8;  // vectors of a panel
+constexpr int MAX_TILE = 24;    // vectors of a tile
+
+template <class V, int R, int C>
+static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t stride, const typename V::type* w,
+                          typename V::type* tile, bool add) {
+  using T = typename V::type;
+  V sum[R][C];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) sum[r][c] = add ? V::load(tile + (r * C + c) * V::lanes) : splat<V>(0);
+  const T* row[R];
+  for (int r = 0; r < R; r++) row[r] = a[r];
+  for (int64_t k = 0, at = 0; k < K; k++, at += stride, w += C * V::lanes) {
+    V b[C];
+    for (int c = 0; c < C; c++) b[c] = V::load(w + c * V::lanes);
+    for (int r = 0; r < R; r++) {
+      V x = splat<V>(row[r][at]);
+      for (int c = 0; c < C; c++) sum[r][c] = fma(x, b[c], sum[r][c]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) sum[r][c].store(tile + (r * C + c) * V::lanes);
+}
+
+template <class V, int C, int R>
+static void multiply_rows(int rows, int64_t K, const typename V::type* const* a, int64_t stride,
+                          const typename V::type* w, typename V::type* tile, bool add) {
+  if constexpr (R > 1)
+    if (rows < R) return multiply_rows<V, C, R - 1>(rows, K, a, stride, w, tile, add);
+  multiply_tile<V, R, C>(K, a, stride, w, tile, add);
+}
+
+// tile[rows][C][L] = (add ? tile : 0) + sum over k of a[r][k * stride] * w[k]; 1 <= rows <= tile_rows<V>(C).
+template <class V>
+static void multiply(int C, int rows, int64_t K, const typename V::type* const* a, int64_t stride,
+                     const typename V::type* w, typename V::type* tile, bool add) {
+#define TORCHRNN_CASE(c) \
+  case c: return multiply_rows<V, c, tile_rows<V>(c)>(rows, K, a, stride, w, tile, add);
+  switch (C) {
+    TORCHRNN_CASE(1)
+    TORCHRNN_CASE(2)
+    TORCHRNN_CASE(3)
+    TORCHRNN_CASE(4)
+    TORCHRNN_CASE(5)
+    TORCHRNN_CASE(6)
+    TORCHRNN_CASE(7)
+    TORCHRNN_CASE(8)
+  }
+#undef TORCHRNN_CASE
+}
+
+// How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last.
+template <class V>
+struct Panels {
+  int64_t units;
+  int G;
+  int64_t K;
+  int blocks;  // vectors of units in a full panel
+
+  Panels(int64_t units, int G, int64_t K) : units(units), G(G), K(K), blocks(G >= 3 ? 1 : G == 2 ? 2 : 4) {}
+
+  int64_t width() const { return (int64_t)blocks * V::lanes; }
+  int64_t count() const { return (units + width() - 1) / width(); }
+  // vectors of units in panel p
+  int vectors(int64_t p) const {
+    int64_t left = (units - p * width() + V::lanes - 1) / V::lanes;
+    return left < blocks ? (int)left : blocks;
+  }
+  int64_t offset(int64_t p) const { return p * width() * G * K; }  // panels before the last are full
+  int64_t size() const { return (units + V::lanes - 1) / V::lanes * V::lanes * G * K; }
+  int64_t size_of(int64_t p) const { return (int64_t)vectors(p) * V::lanes * G * K; }
+
+  // Pack panel p of w, where value (k, gate g, unit u) stands at w[g * gate + u * unit + k * depth].
+  void pack(int64_t p, typename V::type* to, const typename V::type* w, int64_t gate, int64_t unit, int64_t depth) const {
+    int n = vectors(p);
+    for (int b = 0; b < n; b++) {
+      int64_t first = p * width() + (int64_t)b * V::lanes;
+      int64_t lanes = units - first < V::lanes ? units - first : V::lanes;
+      for (int g = 0; g < G; g++) {
+        const typename V::type* from = w + g * gate + first * unit;
+        typename V::type* out = to + (b * G + g) * V::lanes;
+        int64_t step = (int64_t)n * G * V::lanes;
+        if (unit == 1 && lanes == V::lanes) {
+          for (int64_t k = 0; k < K; k++) V::load(from + k * depth).store(out + k * step);
+        } else {
+          for (int64_t k = 0; k < K; k++)
+            for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
+        }
+      }
+    }
+  }
+  void pack_all(typename V::type* to, const typename V::type* w, int64_t gate, int64_t unit, int64_t depth) const {
+    for (int64_t p = 0; p < count(); p++) pack(p, to + offset(p), w, gate, unit, depth);
+  }
+};
+
+// out[m][n] = start[n] + (add ? out[m][n] : 0) + sum over k of a[m][k] * w(k, n), for M rows given by pointers.
+template <class V>
+static void multiply_all(int64_t M, const Panels<V>& panels, const typename V::type* packed,
+                         const typename V::type* const* a, typename V::type* const* out, const typename V::type* start,
+                         bool add) {
+  using T = typename V::type;
+  alignas(64) T tile[MAX_TILE * V::lanes];
+  for (int64_t p = 0; p < panels.count(); p++) {
+    int C = panels.vectors(p), most = tile_rows<V>(C);
+    int64_t first = p * panels.width();
+    for (int64_t m = 0; m < M; m += most) {
+      int rows = M - m < most ? (int)(M - m) : most;
+      multiply<V>(C, rows, panels.K, a + m, 1, packed + panels.offset(p), tile, false);
+      for (int r = 0; r < rows; r++)
+        for (int c = 0; c < C; c++) {
+          int64_t n = first + (int64_t)c * V::lanes, left = panels.units - n;
+          V value = V::load(tile + (r * C + c) * V::lanes);
+          T* to = out[m + r] + n;
+          if (left >= V::lanes) {
+            if (start) value = value + V::load(start + n);
+            if (add) value = value + V::load(to);
+            value.store(to);
+          } else {
+            if (start) value = value + V::load_first(start + n, (int)left);
+            if (add) value = value + V::load_first(to, (int)left);
+            value.store_first(to, (int)left);
+          }
+        }
+    }
+  }
+}
+
+constexpr int64_t DEPTH = 256;  // steps of k packed at once, so that a panel stays in the second-level cache
+
+// out[n][m] = sum over k of a[k][m] * b[k][n], for columns [n0, n1) of b and all M of a, with K rows given by pointers;
+// sums[n], if asked for, is the sum over k of b[k][n]. Sums run over k in order: a chunk's result is the whole's.
+template <class V>
+struct Transposed {
+  using T = typename V::type;
+  static constexpr int C = 4, R = tile_rows<V>(C);
+  static constexpr int64_t W = C * V::lanes;
+  int64_t M, n0, n1;
+
+  int64_t blocks() const { return (M + R - 1) / R; }
+  int64_t panels() const { return (n1 - n0 + W - 1) / W; }
+  int64_t scratch() const { return DEPTH * W + blocks() * DEPTH * R + panels() * (blocks() * R * W + W); }
+
+  void run(int64_t K, const T* const* a, const T* const* b, T* out, int64_t out_row, T* sums, T* memory) const {
+    T* panel = memory;                                // [DEPTH][W]
+    T* left = panel + DEPTH * W;                      // [blocks][DEPTH][R]
+    T* result = left + blocks() * DEPTH * R;          // [panels][blocks][R][W]
+    T* totals = result + panels() * blocks() * R * W;  // [panels][W]
+    const T* rows[R];
+    for (int64_t k0 = 0; k0 < K; k0 += DEPTH) {
+      int64_t depth = K - k0 < DEPTH ? K - k0 : DEPTH;
+      if (out)
+        for (int64_t m = 0; m < M; m += R)
+          for (int64_t k = 0; k < depth; k++)
+            for (int r = 0; r < R; r++) left[(m / R * DEPTH + k) * R + r] = m + r < M ? a[k0 + k][m + r] : 0;
+      for (int64_t p = 0; p < panels(); p++) {
+        pack(depth, b + k0, n0 + p * W, panel, totals + p * W, k0 > 0);
+        for (int64_t m = 0; m < M && out; m += R) {
+          int count = M - m < R ? (int)(M - m) : R;
+          for (int r = 0; r < R; r++) rows[r] = left + m / R * DEPTH * R + r;
+          multiply<V>(C, count, depth, rows, R, panel, result + (p * blocks() * R + m) * W, k0 > 0);
+        }
+      }
+    }
+    for (int64_t n = n0; n < n1; n++) {
+      int64_t p = (n - n0) / W, c = (n - n0) % W;
+      for (int64_t m = 0; m < M && out; m++) out[n * out_row + m] = result[(p * blocks() * R + m) * W + c];
+      if (sums) sums[n] = totals[p * W + c];
+    }
+  }
+
+  void pack(int64_t depth, const T* const* b, int64_t n, T* panel, T* totals, bool add) const {
+    V total[C];
+    for (int c = 0; c < C; c++) total[c] = add ? V::load(totals + c * V::lanes) : splat<V>(0);
+    for (int64_t k = 0; k < depth; k++)
+      for (int c = 0; c < C; c++) {
+        int64_t lanes = n1 - n - c * V::lanes;
+        V value = splat<V>(0);
+        if (lanes >= V::lanes) value = V::load(b[k] + n + c * V::lanes);
+        else if (lanes > 0) value = V::load_first(b[k] + n + c * V::lanes, (int)lanes);
+        value.store(panel + k * W + c * V::lanes);
+        total[c] = total[c] + value;
+      }
+    for (int c = 0; c < C; c++) total[c].store(totals + c * V::lanes);
+  }
+};

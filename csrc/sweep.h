@@ -1,0 +1,517 @@
+// The sweep of one recurrent layer over time, forward and backward, for any cell and number type.
+//
+// A step multiplies the previous outputs with packed panels of weight_hh and applies the cell's function to the tile
+// while it is in the cache. Tasks own rows of the batch for the whole sequence, or a direction: no barrier in a step.
+// Letters: T time, B batch, I input, H hidden, P projected output (H without projection), G gates.
+
+constexpr int MAX_STATES = 4;
+
+// Row r at step t of a tensor: dense with strides, or packed with the first row of each step.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t step, row;
+  const int64_t* first;
+  T* at(int64_t t, int64_t r) const { return base + (first ? first[t] * row : t * step) + r * row; }
+};
+
+struct Shape {
+  int64_t T, B, I, H, P;
+  const int64_t* running;  // rows at each step, not increasing; null: B at every step
+  const int64_t* first;    // packed rows before each step; null: t * B
+  int64_t rows(int64_t t) const { return running ? running[t] : B; }
+  int64_t index(int64_t t, int64_t r) const { return (first ? first[t] : t * B) + r; }
+  int64_t total() const { return T == 0 ? 0 : first ? first[T - 1] + running[T - 1] : T * B; }
+  int64_t length(int64_t r) const {
+    if (!running) return T;
+    int64_t low = 0, high = T;  // the first t at which r no longer runs
+    while (low < high) {
+      int64_t middle = (low + high) / 2;
+      if (running[middle] > r) low = middle + 1; else high = middle;
+    }
+    return low;
+  }
+};
+
+// One direction of a layer: what it reads and writes. Null where there is none or nobody asks.
+template <class T>
+struct Direction {
+  bool reverse;
+  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  Rows<const T> x;
+  Rows<T> y;                      // (…, P)
+  const T* initial[MAX_STATES];   // (B, P), (B, H), …
+  T* final[MAX_STATES];
+  T* sequence[MAX_STATES];        // training: states after the first at every step, (N, H)
+  T* keep;                        // training: (N, saved, H)
+  T* unprojected;                 // training with projection: (N, H)
+  // backward
+  Rows<const T> dy;               // base null: zeros
+  const T* dfinal[MAX_STATES];
+  T* dinitial[MAX_STATES];
+  T* da;                          // scratch: gradients of the pre-activations, (N, columns, H)
+  T* dprojected;                  // scratch with projection: (N, P)
+  Rows<T> dx;
+  bool add_dx;                    // the other direction has written there
+  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr;
+};
+
+typedef void (*Body)(void*, int64_t);
+struct Parallel {
+  int threads;
+  void (*run)(void* context, int64_t tasks, Body body, void* data);  // calls body(data, task) for each task
+  void* context;
+};
+
+template <class T>
+struct Layer {
+  Shape shape;
+  int directions;
+  Direction<T> direction[2];
+  Parallel parallel;
+};
+
+template <class T>
+struct Buffer {
+  T* data;
+  explicit Buffer(int64_t n) : data((T*)allocate((size_t)(n > 0 ? n : 1) * sizeof(T))) {}
+  ~Buffer() { release(data); }
+  Buffer(const Buffer&) = delete;
+  operator T*() const { return data; }
+};
+
+template <class F>
+static void in_parallel(const Parallel& parallel, int64_t tasks, const F& f) {
+  if (tasks == 1 || parallel.threads == 1) {
+    for (int64_t i = 0; i < tasks; i++) f(i);
+  } else {
+    parallel.run(parallel.context, tasks, [](void* data, int64_t i) { (*(const F*)data)(i); }, (void*)&f);
+  }
+}
+
+template <class V>
+static V load(const typename V::type* from, int lanes) {
+  return lanes == V::lanes ? V::load(from) : V::load_first(from, lanes);
+}
+template <class V>
+static void store(V value, typename V::type* to, int lanes) {
+  if (lanes == V::lanes) value.store(to); else value.store_first(to, lanes);
+}
+
+// Rows [begin, end) of the batch that a task owns.
+struct Chunk {
+  int64_t begin, end;
+  int64_t rows(const Shape& s, int64_t t) const {
+    int64_t n = s.rows(t);
+    return n <= begin ? 0 : (n < end ? n : end) - begin;
+  }
+};
+
+// Cut the batch into chunks of about equal work: rows are sorted by length, so the first chunks have fewer.
+static Chunk chunk(const Shape& s, int64_t i, int64_t of) {
+  if (!s.running) return {s.B * i / of, s.B * (i + 1) / of};
+  int64_t total = s.total(), seen = 0, bounds[2] = {0, s.B};
+  for (int64_t r = 0, next = 0; r < s.B; r++) {
+    for (; next < of && seen * of >= total * next; next++) {
+      if (next == i) bounds[0] = r;
+      if (next == i + 1) bounds[1] = r;
+    }
+    seen += s.length(r);
+  }
+  return {bounds[0], bounds[1]};
+}
+
+template <class Cell, class V>
+struct Sweep {
+  using T = typename V::type;
+  static constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns, saved = Cell::saved;
+
+  const Shape& s;
+  const Direction<T>& d;
+  int64_t H, out;
+
+  Sweep(const Shape& s, const Direction<T>& d) : s(s), d(d), H(s.H), out(s.P ? s.P : s.H) {}
+
+  int64_t time(int64_t i) const { return d.reverse ? s.T - 1 - i : i; }
+  int64_t before(int64_t t) const { return d.reverse ? t + 1 : t - 1; }
+  bool begins(int64_t t, int64_t r) const { return d.reverse ? t + 1 == s.T || r >= s.rows(t + 1) : t == 0; }
+  bool ends(int64_t t, int64_t r) const { return d.reverse ? t == 0 : t + 1 == s.T || r >= s.rows(t + 1); }
+
+  const T* output_before(int64_t t, int64_t r) const {
+    return begins(t, r) ? d.initial[0] + r * out : d.y.at(before(t), r);
+  }
+  // State k > 0 before step t: in training at its place in the sequence, otherwise in the final states, step by step.
+  const T* state_before(int k, int64_t t, int64_t r) const {
+    if (!d.sequence[k]) return d.final[k] + r * H;
+    return begins(t, r) ? d.initial[k] + r * H : d.sequence[k] + s.index(before(t), r) * H;
+  }
+
+  // ---- forward
+
+  void forward(const Chunk& own, const Panels<V>& of_x, const T* w_x, const Panels<V>& of_h, const T* w_h,
+               const Panels<V>& of_r, const T* w_r, const T* bias) const {
+    int64_t B = own.end - own.begin;
+    if (B <= 0) return;
+    start(own);
+    int64_t slab = B >= 64 ? 1 : (64 + B - 1) / B;
+    if (slab > s.T) slab = s.T;
+    Buffer<T> x_part(slab * B * G * H + V::lanes);
+    Buffer<T*> pointers(4 * slab * B);
+    Buffer<T> middle(d.w_hr && !d.unprojected ? B * H : 1);
+    for (int64_t i = 0; i < s.T; i += slab) {
+      int64_t last = i + slab < s.T ? i + slab : s.T, M = 0;
+      T **from = pointers, **to = pointers + slab * B;
+      for (int64_t j = i; j < last; j++)
+        for (int64_t r = 0, n = own.rows(s, time(j)); r < n; r++, M++) {
+          from[M] = (T*)d.x.at(time(j), own.begin + r);
+          to[M] = x_part + M * G * H;
+        }
+      multiply_all<V>(M, of_x, w_x, (const T* const*)from, to, bias, false);
+      const T* part = x_part;
+      for (int64_t j = i; j < last; j++) {
+        int64_t n = own.rows(s, time(j));
+        step(time(j), own.begin, n, part, of_h, w_h, of_r, w_r, (const T**)(pointers + 2 * slab * B), middle);
+        part += n * G * H;
+      }
+    }
+    finish(own);
+  }
+
+  void start(const Chunk& own) const {
+    for (int k = 1; k < S; k++)
+      if (!d.sequence[k])
+        for (int64_t j = own.begin * H; j < own.end * H; j++) d.final[k][j] = d.initial[k][j];
+  }
+
+  void finish(const Chunk& own) const {
+    for (int64_t r = own.begin; r < own.end; r++) {
+      int64_t length = s.length(r), t = d.reverse ? 0 : length - 1;
+      const T* from = length ? d.y.at(t, r) : d.initial[0] + r * out;
+      for (int64_t j = 0; j < out; j++) d.final[0][r * out + j] = from[j];
+      for (int k = 1; k < S; k++)
+        if (d.sequence[k])
+          for (int64_t j = 0; j < H; j++)
+            d.final[k][r * H + j] = length ? d.sequence[k][s.index(t, r) * H + j] : d.initial[k][r * H + j];
+    }
+  }
+
+  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Panels<V>& of_h, const T* w_h,
+            const Panels<V>& of_r, const T* w_r, const T** pointers, T* middle) const {
+    const T** previous = pointers;
+    T** projected = (T**)(pointers + rows);
+    for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
+    alignas(64) T tile[MAX_TILE * V::lanes];
+    for (int64_t p = 0; p < of_h.count(); p++) {
+      int vectors = of_h.vectors(p), C = vectors * G, most = tile_rows<V>(C);
+      for (int64_t m = 0; m < rows; m += most) {
+        int count = rows - m < most ? (int)(rows - m) : most;
+        multiply<V>(C, count, out, previous + m, 1, w_h + of_h.offset(p), tile, false);
+        for (int r = 0; r < count; r++)
+          for (int b = 0; b < vectors; b++)
+            units(t, r0 + m + r, p * of_h.width() + (int64_t)b * V::lanes, tile + (r * C + b * G) * V::lanes,
+                  x_part + (m + r) * G * H, previous[m + r], middle + (m + r) * H);
+      }
+    }
+    if (!d.w_hr) return;
+    for (int64_t r = 0; r < rows; r++) {
+      previous[r] = d.unprojected ? d.unprojected + s.index(t, r0 + r) * H : middle + r * H;
+      projected[r] = d.y.at(t, r0 + r);
+    }
+    multiply_all<V>(rows, of_r, w_r, previous, projected, nullptr, false);
+  }
+
+  // One vector of units of one row: the cell's function on the tile.
+  inline void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous,
+                    T* middle) const {
+    int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+    V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
+    for (int g = 0; g < G; g++) {
+      V x = load<V>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
+      int column = Cell::h_column[g];
+      if (column == g) {
+        a[g] = x + h;
+      } else {
+        a[g] = x;
+        a[column] = d.b_hh ? h + load<V>(d.b_hh + g * H + unit, lanes) : h;
+      }
+    }
+    for (int k = 0; k < S; k++)
+      if (Cell::reads[k]) before[k] = load<V>((k ? state_before(k, t, r) : previous) + unit, lanes);
+    Cell::forward(a, before, after, keep);
+    int64_t n = s.index(t, r);
+    T* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
+    store(after[0], output + unit, lanes);
+    for (int k = 1; k < S; k++)
+      store(after[k], (d.sequence[k] ? d.sequence[k] + n * H : d.final[k] + r * H) + unit, lanes);
+    if (d.keep)
+      for (int j = 0; j < saved; j++) store(keep[j], d.keep + (n * saved + j) * H + unit, lanes);
+  }
+
+  // ---- backward
+
+  void backward(const Chunk& own, const Panels<V>& of_h, const T* w_h, const Panels<V>& of_r, const T* w_r,
+                T* const* carry) const {
+    int64_t B = own.end - own.begin;
+    if (B <= 0) return;
+    Buffer<const T*> from(B);
+    Buffer<T*> to(B);
+    for (int64_t i = s.T - 1; i >= 0; i--) {
+      int64_t t = time(i), rows = own.rows(s, t), going = 0;
+      while (going < rows && !ends(t, own.begin + going)) going++;  // these have a next step
+      if (d.w_hr) {
+        project_back(t, own.begin, rows, going, of_h, w_h, from, to);
+        for (int64_t r = 0; r < rows; r++) from[r] = d.dprojected + s.index(t, own.begin + r) * out;
+        step_back(t, own.begin, rows, rows, of_r, w_r, from, carry);
+      } else {
+        next_gradients(t, own.begin, going, from);
+        step_back(t, own.begin, rows, going, of_h, w_h, from, carry);
+      }
+    }
+    if (d.dinitial[0]) initial_back(own, of_h, w_h, from, to, carry);
+  }
+
+  int64_t after(int64_t t) const { return d.reverse ? t - 1 : t + 1; }
+
+  void next_gradients(int64_t t, int64_t r0, int64_t rows, const T** to) const {
+    for (int64_t r = 0; r < rows; r++) to[r] = d.da + s.index(after(t), r0 + r) * columns * H;
+  }
+
+  // tile = (gradients of the h-parts of `rows`) · weight_hh, gate by gate: their columns need not be neighbours.
+  void through_hidden(int C, int rows, const T* const* gradients, const T* w, T* tile) const {
+    const T* at[8];
+    for (int g = 0; g < G; g++) {
+      for (int r = 0; r < rows; r++) at[r] = gradients[r] + Cell::h_column[g] * H;
+      multiply<V>(C, rows, H, at, 1, w + (int64_t)g * H * C * V::lanes, tile, g > 0);
+    }
+  }
+
+  // Gradients of the projected outputs, (N, P): from above, and through weight_hh from the next step.
+  void project_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Panels<V>& of_h, const T* w_h,
+                    const T** from, T** to) const {
+    for (int64_t r = 0; r < rows; r++) {
+      to[r] = d.dprojected + s.index(t, r0 + r) * out;
+      const T* above = d.dy.base ? d.dy.at(t, r0 + r) : nullptr;
+      const T* last = r >= going && d.dfinal[0] ? d.dfinal[0] + (r0 + r) * out : nullptr;
+      for (int64_t j = 0; j < out; j++) to[r][j] = (above ? above[j] : 0) + (last ? last[j] : 0);
+    }
+    next_gradients(t, r0, going, from);
+    hidden_rows(going, from, of_h, w_h, to);
+  }
+
+  // to[r] += gradients[r] · weight_hh
+  void hidden_rows(int64_t rows, const T* const* gradients, const Panels<V>& of_h, const T* w_h, T* const* to) const {
+    alignas(64) T tile[MAX_TILE * V::lanes];
+    for (int64_t p = 0; p < of_h.count(); p++) {
+      int C = of_h.vectors(p), most = tile_rows<V>(C);
+      for (int64_t m = 0; m < rows; m += most) {
+        int count = rows - m < most ? (int)(rows - m) : most;
+        through_hidden(C, count, gradients + m, w_h + of_h.offset(p), tile);
+        for (int r = 0; r < count; r++)
+          for (int c = 0; c < C; c++) {
+            int64_t unit = p * of_h.width() + (int64_t)c * V::lanes;
+            int lanes = out - unit < V::lanes ? (int)(out - unit) : V::lanes;
+            T* at = to[m + r] + unit;
+            store(load<V>(at, lanes) + V::load(tile + (r * C + c) * V::lanes), at, lanes);
+          }
+      }
+    }
+  }
+
+  // The cell's backward at step t. The first `going` rows get a part of their output's gradient through a product:
+  // from the next step's pre-activations with weight_hh, or from the projected output with weight_hr.
+  void step_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Panels<V>& panels, const T* w,
+                 const T* const* gradients, T* const* carry) const {
+    alignas(64) T tile[MAX_TILE * V::lanes];
+    for (int64_t p = 0; p < panels.count(); p++) {
+      int C = panels.vectors(p), most = tile_rows<V>(C);
+      for (int64_t m = 0; m < rows; m += most) {
+        int count = rows - m < most ? (int)(rows - m) : most;
+        int through = going - m < count ? (int)(going > m ? going - m : 0) : count;
+        if (through) {
+          if (d.w_hr) multiply<V>(C, through, out, gradients + m, 1, w + panels.offset(p), tile, false);
+          else through_hidden(C, through, gradients + m, w + panels.offset(p), tile);
+        }
+        for (int r = 0; r < count; r++)
+          for (int c = 0; c < C; c++)
+            units_back(t, r0 + m + r, p * panels.width() + (int64_t)c * V::lanes,
+                       r < through ? tile + (r * C + c) * V::lanes : nullptr, carry);
+      }
+    }
+  }
+
+  inline void units_back(int64_t t, int64_t r, int64_t unit, const T* tile, T* const* carry) const {
+    int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+    int64_t n = s.index(t, r);
+    bool last = ends(t, r);
+    V keep[saved > 0 ? saved : 1], previous[S], now[S], dnow[S], da[columns], dprevious[S];
+    V sum = tile ? V::load(tile) : splat<V>(0);
+    if (!d.w_hr) {
+      if (d.dy.base) sum = sum + load<V>(d.dy.at(t, r) + unit, lanes);
+      if (last && d.dfinal[0]) sum = sum + load<V>(d.dfinal[0] + r * out + unit, lanes);
+      if (!last && Cell::reads[0]) sum = sum + load<V>(carry[0] + r * H + unit, lanes);
+    }
+    dnow[0] = sum;
+    for (int k = 1; k < S; k++) {
+      const T* from = last ? (d.dfinal[k] ? d.dfinal[k] + r * H : nullptr) : carry[k] + r * H;
+      dnow[k] = from ? load<V>(from + unit, lanes) : splat<V>(0);
+    }
+    for (int j = 0; j < saved; j++) keep[j] = load<V>(d.keep + (n * saved + j) * H + unit, lanes);
+    for (int k = 0; k < S; k++) {
+      if (Cell::backward_reads_previous[k])
+        previous[k] = load<V>((k ? state_before(k, t, r) : output_before(t, r)) + unit, lanes);
+      if (Cell::backward_reads_new[k]) {
+        const T* from = k ? d.sequence[k] + n * H : d.w_hr ? d.unprojected + n * H : d.y.at(t, r);
+        now[k] = load<V>(from + unit, lanes);
+      }
+    }
+    Cell::backward(keep, previous, now, dnow, da, dprevious);
+    for (int j = 0; j < columns; j++) store(da[j], d.da + (n * columns + j) * H + unit, lanes);
+    for (int k = Cell::reads[0] ? 0 : 1; k < S; k++)
+      store(Cell::reads[k] ? dprevious[k] : splat<V>(0), carry[k] + r * H + unit, lanes);
+  }
+
+  void initial_back(const Chunk& own, const Panels<V>& of_h, const T* w_h, const T** from, T** to,
+                    T* const* carry) const {
+    int64_t rows = 0;
+    for (int64_t r = own.begin; r < own.end; r++) {
+      int64_t length = s.length(r), t = d.reverse ? length - 1 : 0;
+      to[rows] = d.dinitial[0] + r * out;
+      from[rows] = d.da + s.index(t, r) * columns * H;
+      for (int64_t j = 0; j < out; j++) to[rows][j] = Cell::reads[0] ? carry[0][r * H + j] : 0;
+      rows++;
+    }
+    hidden_rows(rows, from, of_h, w_h, to);
+  }
+};
+
+// ---- a whole layer
+
+template <class V>
+static int64_t row_chunks(const Shape& s, int directions, const Parallel& parallel, int64_t work) {
+  int64_t most = parallel.threads / directions;
+  if (work < 200000 || most < 1) return 1;
+  return most < s.B ? most : s.B;
+}
+
+template <class Cell, class V>
+static void layer_forward(const Layer<typename V::type>& layer) {
+  using T = typename V::type;
+  const Shape& s = layer.shape;
+  constexpr int G = Cell::gates;
+  int64_t H = s.H, out = s.P ? s.P : s.H;
+  Panels<V> of_x(G * H, 1, s.I), of_h(H, G, out), of_r(s.P, 1, H);
+  int64_t size = of_x.size() + of_h.size() + of_r.size() + G * H + V::lanes;
+  Buffer<T> packed(size * layer.directions);
+  in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
+    const Direction<T>& d = layer.direction[i];
+    T *x = packed + i * size, *h = x + of_x.size(), *r = h + of_h.size(), *bias = r + of_r.size();
+    of_x.pack_all(x, d.w_ih, 0, s.I, 1);
+    of_h.pack_all(h, d.w_hh, H * out, out, 1);
+    if (d.w_hr) of_r.pack_all(r, d.w_hr, 0, H, 1);
+    for (int64_t j = 0; d.b_ih && j < G * H; j++)
+      bias[j] = d.b_ih[j] + (Cell::h_column[j / H] == j / H ? d.b_hh[j] : 0);
+  });
+  int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * G * H * (s.I + out));
+  in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
+    const Direction<T>& d = layer.direction[i / chunks];
+    const T *x = packed + i / chunks * size, *h = x + of_x.size(), *r = h + of_h.size(), *bias = r + of_r.size();
+    Sweep<Cell, V>(s, d).forward(chunk(s, i % chunks, chunks), of_x, x, of_h, h, of_r, r, d.b_ih ? bias : nullptr);
+  });
+}
+
+// A part of the weight gradients: rows [n0, n1) of the pre-activation gradients against inputs or previous outputs.
+template <class Cell, class V>
+struct WeightGradients {
+  using T = typename V::type;
+  static constexpr int G = Cell::gates, columns = Cell::columns;
+  const Shape& s;
+  const Direction<T>& d;
+  int64_t N, H, out;
+  const T **x, **h, **da;  // (N,) rows
+
+  void fill() const {
+    Sweep<Cell, V> sweep(s, d);
+    for (int64_t t = 0; t < s.T; t++)
+      for (int64_t r = 0; r < s.rows(t); r++) {
+        int64_t n = s.index(t, r);
+        x[n] = d.x.at(t, r);
+        h[n] = sweep.output_before(t, r);
+        da[n] = d.da + n * columns * H;
+      }
+  }
+
+  // Part i of `of` of both products and of the sums of the biases. The x-parts stand side by side; the h-parts in runs.
+  void part(int64_t i, int64_t of) const {
+    run(s.I, x, 0, G * H * i / of, G * H * (i + 1) / of, d.dw_ih, d.db_ih);
+    for (int g = 0, next; g < G; g = next) {
+      for (next = g + 1; next < G && Cell::h_column[next] == Cell::h_column[g] + next - g;) next++;
+      int64_t units = (next - g) * H;
+      run(out, h, Cell::h_column[g] * H, units * i / of, units * (i + 1) / of,
+          d.dw_hh ? d.dw_hh + g * H * out : nullptr, d.db_hh ? d.db_hh + g * H : nullptr);
+    }
+  }
+
+  void run(int64_t M, const T** a, int64_t column, int64_t begin, int64_t end, T* to, T* sums) const {
+    if ((!to && !sums) || begin == end) return;
+    Transposed<V> product{M, begin, end};
+    Buffer<T> memory(product.scratch());
+    Buffer<const T*> b(N);
+    for (int64_t n = 0; n < N; n++) b[n] = da[n] + column;
+    product.run(N, a, b, to, M, sums, memory);
+  }
+};
+
+template <class Cell, class V>
+static void layer_backward(const Layer<typename V::type>& layer) {
+  using T = typename V::type;
+  const Shape& s = layer.shape;
+  constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns;
+  int64_t H = s.H, out = s.P ? s.P : s.H, N = s.total();
+  Panels<V> of_h(out, 1, G * H), of_r(H, 1, s.P), of_x(s.I, 1, G * H);
+  int64_t size = of_h.size() + of_r.size() + of_x.size();
+  Buffer<T> packed(size * layer.directions), carries(layer.directions * S * s.B * H);
+  in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
+    const Direction<T>& d = layer.direction[i];
+    T *h = packed + i * size, *r = h + of_h.size(), *x = r + of_r.size();
+    of_h.pack_all(h, d.w_hh, 0, 1, out);
+    if (d.w_hr) of_r.pack_all(r, d.w_hr, 0, 1, H);
+    if (d.dx.base) of_x.pack_all(x, d.w_ih, 0, 1, s.I);
+  });
+  int64_t work = N * G * H * (s.I + out);
+  int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, work);
+  in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
+    const Direction<T>& d = layer.direction[i / chunks];
+    const T *h = packed + i / chunks * size, *r = h + of_h.size();
+    T* carry[MAX_STATES];
+    for (int k = 0; k < S; k++) carry[k] = k && d.dinitial[k] ? d.dinitial[k] : carries + (i / chunks * S + k) * s.B * H;
+    Sweep<Cell, V>(s, d).backward(chunk(s, i % chunks, chunks), of_h, h, of_r, r, carry);
+  });
+
+  int64_t parts = row_chunks<V>(s, 1, layer.parallel, work);
+  if (parts > N) parts = N;
+  for (int i = 0; i < layer.directions; i++) {  // one direction after the other: both write to dx
+    const Direction<T>& d = layer.direction[i];
+    Buffer<const T*> rows(3 * N);
+    WeightGradients<Cell, V> gradients{s, d, N, H, out, rows, rows + N, rows + 2 * N};
+    gradients.fill();
+    in_parallel(layer.parallel, parts, [&](int64_t part) {
+      gradients.part(part, parts);
+      if (d.w_hr && d.dw_hr) {
+        int64_t begin = s.P * part / parts, end = s.P * (part + 1) / parts;
+        Transposed<V> product{H, begin, end};
+        Buffer<T> memory(product.scratch());
+        Buffer<const T*> a(N), b(N);
+        for (int64_t n = 0; n < N; n++) a[n] = d.unprojected + n * H, b[n] = d.dprojected + n * out;
+        product.run(N, a, b, d.dw_hr, H, nullptr, memory);
+      }
+      if (d.dx.base) {
+        int64_t begin = N * part / parts, end = N * (part + 1) / parts;
+        Buffer<T*> to(N);
+        for (int64_t t = 0; t < s.T; t++)
+          for (int64_t r = 0; r < s.rows(t); r++) to[s.index(t, r)] = d.dx.at(t, r);
+        multiply_all<V>(end - begin, of_x, packed + i * size + of_h.size() + of_r.size(), gradients.da + begin,
+                        to + begin, nullptr, d.add_dx);
+      }
+    });
+  }
+}
