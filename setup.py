@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -62,9 +63,11 @@ def torch_version(folder: Path) -> tuple[int, ...]:
 def torch_folder() -> Path | None:
     """An installed torch whose headers serve: of this interpreter, or of the environment an isolated build is for."""
     spec = find_spec("torch")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    folders.append(sysconfig.get_path("platlib") + "/torch")
-    return next((Path(f) for f in folders if torch_version(Path(f)) >= (2, 10)), None)
+    folders = [Path(f) for f in (spec.submodule_search_locations or ())] if spec else []
+    prefixes = [{"base": p, "platbase": p} for p in (sys.prefix, sys.base_prefix)]
+    sites = [*(sysconfig.get_path("platlib", vars=p) for p in prefixes), site.getusersitepackages()]
+    folders += [Path(s, "torch") for s in sites]
+    return next((f for f in folders if torch_version(f) >= (2, 10)), None)
 
 
 class Build(build_ext):
@@ -104,7 +107,7 @@ def compile_object(source: Path, torch: Path) -> Path:
 
 def run(command: list[str]) -> None:
     """Run a compiler; its errors are ours."""
-    print(" ".join(command), flush=True)
+    print(" ".join(command) + "\n", end="", flush=True)  # whole lines, though several run at once
     if subprocess.run(command).returncode:
         raise CompileError("the kernels do not compile, see above; TORCHRNN_EXTENSION=0 installs torchrnn without them")
 
@@ -119,7 +122,7 @@ class Wheel(bdist_wheel):
 
 if compiler() is None:
     print(
-        "warning: no C++ compiler (set CXX): torchrnn is installed without its own CPU kernels; "
+        "warning: torchrnn is built without its own CPU kernels (they need GCC or Clang; CXX may name one): "
         "layers run on torch's kernels or, slower, step by step",
         file=sys.stderr,
     )

@@ -11,6 +11,7 @@ import torch
 
 from torchrnn import _extension
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not _extension.LIBRARY.exists(), reason="built without a C++ compiler")
 USE = """
 import torch
@@ -85,3 +86,28 @@ class TestBinary:
     def test_it_exports_nothing_of_its_own(self) -> None:
         defined = subprocess.check_output(["nm", "-D", "--defined-only", _extension.LIBRARY], text=True)
         assert "torchrnn" not in defined, defined
+
+
+class TestBuild:
+    """What `setup.py` does where there is no compiler, and where there is one that fails."""
+
+    def build(self, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "csrc", folder / "csrc")
+        (folder / "torchrnn").mkdir()
+        command = [sys.executable, "setup.py", "--quiet", "build_ext"]
+        environment = {**os.environ, "TORCHRNN_EXTENSION": "1", **environment}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    def test_without_a_compiler_one_line_says_what_is_lost(self, tmp_path: Path) -> None:
+        result = self.build(tmp_path, PATH=str(tmp_path), CXX="")
+        assert result.returncode == 0, result.stderr
+        assert "warning: torchrnn is built without its own CPU kernels" in result.stderr
+        assert not list(tmp_path.rglob("*.so"))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="nothing is compiled on Windows")
+    def test_what_does_not_compile_is_an_error(self, tmp_path: Path) -> None:
+        result = self.build(tmp_path, CXX="false")
+        assert result.returncode
+        assert "error: the kernels do not compile" in result.stderr

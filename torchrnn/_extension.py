@@ -21,5 +21,5 @@ def missing() -> str | None:
     try:
         torch.ops.load_library(LIBRARY)
     except OSError as error:
-        return f"torchrnn's own kernels do not load: {error}"
+        return f"torchrnn's own kernels do not load: {error.__cause__ or error}"
     return None
