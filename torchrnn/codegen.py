@@ -95,40 +95,46 @@ def _plan(step: Step) -> Plan:
 
 
 def _kept(step: Step, columns: Iterable[Value]) -> list[Value]:
-    """What backward needs of forward and cannot compute again from the states and the rest of what is kept."""
-    known = reach(step.next, columns) | set(columns)
+    """As few values of forward as will do: from them and the states, backward can compute what else it needs."""
+    columns = set(columns)
+    known = reach(step.next, columns) | columns
     free = {*step.previous, *step.next}
-    used = reach([*step.dx, *step.dh, *step.dprevious], known | free)
-    kept = [v for v in used if v in known and v not in free and v.op != "number"]
-    kept.sort(key=lambda v: (v in set(columns), v.order))
+    used = reach([*step.dx, *step.dh, *step.dprevious], known | free) & known
 
     def again(value: Value, have: set[Value]) -> bool:
-        return value in have or value.op == "number" or (
-            value not in columns and value.op != "leaf" and all(again(a, have) for a in value.args)
-        )  # fmt: skip
+        return value in have or value.op == "number" or (value not in columns and anew(value, have))
 
-    for value in sorted(kept, key=lambda v: -v.order):
-        have = free | (set(kept) - {value})
-        if value not in columns and all(again(a, have) for a in value.args):
-            kept.remove(value)
-    return kept
+    def anew(value: Value, have: set[Value]) -> bool:
+        return value.op != "leaf" and all(again(a, have) for a in value.args)
+
+    def fewer(kept: set[Value]) -> set[Value]:
+        for value in sorted(kept - columns, key=lambda v: -v.order):
+            kept = kept - {value} if anew(value, free | kept - {value}) else kept
+        return kept
+
+    kept = fewer({v for v in used - free if v.op != "number"})
+    for value in sorted(known - free, key=lambda v: v.order):  # one value may stand for several that come of it
+        kept = min(kept, fewer(kept | {value}), key=len)
+    return sorted(kept, key=lambda v: (v in columns, v.order))
 
 
 def _names(step: Step, plan: Plan, cell: Cell) -> dict[Value, str]:
     """A C++ name for every value that has one in Python, and for the columns that are kept."""
-    wanted = dict(step.names)
+    # C++ keeps two underscores for itself
+    wanted = {v: name for v, name in step.names.items() if re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*_?", name)}
     for k, gate in enumerate(cell.gates):
         for value, column in plan.columns.items():
             if value in plan.kept and column in (k, plan.h_column[k]):
                 part = "h" if value is step.h[k] else "x" if value is step.x[k] else "a"
                 wanted.setdefault(value, f"{part}_{gate}")
+    for k, value in enumerate(plan.kept):
+        wanted.setdefault(value, f"t{k}")
     names, taken = {}, set(_RESERVED)
     for value, name in wanted.items():
-        if re.fullmatch(r"[A-Za-z](_?[A-Za-z0-9])*_?", name):  # C++ keeps two underscores for itself
-            base = name.removesuffix("_")
-            choices = itertools.chain((name, base + "_"), (f"{base}{k}" for k in itertools.count(2)))
-            names[value] = next(c for c in choices if c not in taken)
-            taken.add(names[value])
+        base = name.removesuffix("_")
+        choices = itertools.chain((name, base + "_"), (f"{base}{k}" for k in itertools.count(2)))
+        names[value] = next(c for c in choices if c not in taken)
+        taken.add(names[value])
     return names
 
 
@@ -156,13 +162,13 @@ class _Printer:
         if level is None:
             return f"{op}({', '.join(self.show(a) for a in args)})"
         # the right side of a + (b + c) keeps its parentheses: the rounding is torch's
-        line = f"{self.show(args[0], level - 1)} {op} {self.show(args[1], level)}"
+        line = f"{self.show(args[0], max(level - 1, 1))} {op} {self.show(args[1], level)}"
         return f"({line})" if level <= above else line
 
 
 def _number(number: float) -> str:
     if number != number or abs(number) == float("inf"):
-        return '__builtin_nan("")' if number != number else "-__builtin_inf()"[number > 0 :]
+        return '__builtin_nan("")' if number != number else f"{'-' * (number < 0)}__builtin_inf()"
     return str(int(number)) if number == int(number) and abs(number) < 1e9 else repr(number)
 
 
@@ -189,32 +195,32 @@ def _body(outputs: dict[str, Value], given: dict[Value, str], names: dict[Value,
     uses.update(outputs.values())
     taken = {*names.values(), *_RESERVED}
     fallback = (name for k in itertools.count() if (name := f"t{k}") not in taken)
-    printer, aliases, lines = _Printer({}), [], []
+    printer, start, lines = _Printer({}), ([], []), []
     for value in needed:
         name = names.get(value)
-        if value in given and not value.is_mask:
-            printer.text[value] = name or given[value]
-            if name:
-                aliases.append(f"{name} = {given[value]}")
-            continue
+        text = given.get(value) or printer.work(value)
         if value.op == "number":
             name = _CONSTANTS.get(value.content) if uses[value] > 1 else None
             name = None if name in taken else name
-        elif uses[value] > 1 or value in given:
+        elif value not in given and uses[value] > 1:
             name = name or next(fallback)
-        if name:
-            work = f"{given[value]} != splat<V>(0)" if value in given else printer.work(value)
-            lines.append(f"const {'auto' if value.is_mask else 'V'} {name} = {work};")
-            printer.text[value] = name
-    start = [f"const V {', '.join(aliases)};"] if aliases else []
+        if value.is_mask and value in given:
+            lines.append(f"const auto {name} = {text} != splat<V>(0);")
+        elif name and (value in given or value.op == "number"):
+            start[value.op == "number"].append(f"{name} = {text}")
+        elif name:
+            lines.append(f"const {'auto' if value.is_mask else 'V'} {name} = {text};")
+        if name or value in given:
+            printer.text[value] = name or text
+    first = [f"const V {', '.join(parts)};" for parts in start if parts]
     stores = [f"{place} = {printer.show(value)};" for place, value in outputs.items()]
-    return Body([*start, *lines, *stores], {given[v] for v in needed if v in given} | set(outputs))
+    return Body([*first, *lines, *stores], {given[v] for v in needed if v in given} | set(outputs))
 
 
 def _struct(cell: Cell, plan: Plan, names: dict[Value, str], forward: Body, backward: Body) -> str:
     """The whole header."""
     G, S = len(cell.gates), len(cell.states)
-    kept = [names.get(v, "(unnamed)") for v in plan.kept]
+    kept = [names[v] for v in plan.kept]
 
     def flags(body: Body, array: str) -> str:
         return ", ".join("true" if f"{array}[{k}]" in body.touched else "false" for k in range(S))

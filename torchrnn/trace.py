@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
@@ -63,14 +64,14 @@ def trace(cell: Cell) -> Step:
                 owner[node] = owner.get(node.args[0], node.args[0])
             values[owner.get(node, node)] = value
         elif node.op == "output":
-            results = [graph.lift(0 if n is None else of(n)) for n in node.args[0]]
+            results = [graph.number(0) if n is None else of(n) for n in node.args[0]]
     next_, dx, dh, ds, rest = _split(results, S, G, G, S)
     names = {}
     for value, label in zip(rest, labels, strict=True):
         if value.op != "number":
             names.setdefault(value, label)
     x, h, previous, dnext, _ = _split(inputs, G, G, S, S)
-    return Step(x, h, previous, dnext, next_, dx, dh, ds, names)
+    return Step(x, h, previous, dnext, [graph.lift(v) for v in next_], dx, dh, ds, names)
 
 
 def _split(values: list[Any], *counts: int) -> list[list[Any]]:
@@ -98,11 +99,24 @@ def _traced(cell: Cell) -> tuple[fx.GraphModule, list[str]]:
         labels[:] = [*variables, *("d" + name for name in inner)]
         return [*new, *grads[: 2 * G + S], *variables.values(), *grads[2 * G + S :]]
 
-    rules: Any = {op: rule for op, rule in core_aten_decompositions().items() if _known(op) not in RULES}
+    inputs = [torch.full((), 0.5, dtype=torch.float64, device="cpu") for _ in range(2 * G + 2 * S)]
+    for leaf in inputs[: 2 * G + S]:
+        leaf.requires_grad_()
+    rules: Any = {op: rule for op, rule in core_aten_decompositions().items() if _decomposed(op)}
     with torch.inference_mode(False), torch.enable_grad():
-        inputs = [torch.full((), 0.5, dtype=torch.float64, device="cpu", requires_grad=k < 2 * G + S)
-                  for k in range(2 * G + 2 * S)]  # fmt: skip
-        return make_fx(flat, decomposition_table=rules)(*inputs), labels
+        try:
+            return make_fx(flat, decomposition_table=rules)(*inputs), labels
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            raise NotImplementedError(
+                f"cell {cell.name!r} has no C++ form, its step cannot be followed on single numbers (one unit of one "
+                f"sequence, no branch that depends on a value): {error}"
+            ) from error
+
+
+def _decomposed(op: Any) -> bool:
+    return isinstance(op, OpOverload) and _known(op) not in RULES and torch.Tag.nondeterministic_seeded not in op.tags
 
 
 def _run(cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -122,12 +136,18 @@ def _run(cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor]) -> tuple
     new = [new] if isinstance(new, Tensor) else list(new)
     if len(new) != len(s):
         raise TypeError(f"cell {cell.name!r}: the step function must return {len(s)} states, got {len(new)}")
+    for name, state in zip(cell.states, new, strict=True):
+        if state.dim():
+            raise NotImplementedError(
+                f"cell {cell.name!r} has no C++ form: from single numbers its step makes the state {name} of shape "
+                f"{tuple(state.shape)}; a constant tensor must be a single number"
+            )
     return new, {name: v for name, v in found.items() if isinstance(v, Tensor) and v.dim() == 0}
 
 
 def _known(op: Any) -> str:
     """The name under which an operator has its rule; an in-place operator has that of its other form."""
-    return op._schema.name.split("::")[1].removesuffix("_") if hasattr(op, "_schema") else ""
+    return op._schema.name.split("::")[1].removesuffix("_")
 
 
 def _constant(cell: Cell, tensor: Tensor) -> float:
@@ -144,22 +164,36 @@ def _apply(cell: Cell, graph: Graph, node: fx.Node, of: Any) -> Value:
     name = _known(node.target)
     args: Any = map_arg(list(node.args), of)
     options = {k: v for k, v in map_arg(dict(node.kwargs), of).items() if k not in _PLACEMENT}
-    made = node.meta.get("val")
+    made, rule = node.meta.get("val"), RULES.get(name, _number(graph, name))
     try:
-        if not isinstance(made, Tensor) or made.dim() or not (made.is_floating_point() or made.dtype == torch.bool):
+        if rule is None:
+            raise ValueError("nothing elementwise")
+        inspect.signature(rule).bind(*args, **options)
+        value = rule(*args, **options)
+        if value.op == "number":
+            return value
+        if not isinstance(made, Tensor) or made.dim():
             raise ValueError("its result is no single number")
-        if name in ("full", "scalar_tensor"):
-            return graph.number(args[-1])
-        inspect.signature(RULES[name]).bind(*args, **options)
-        value = RULES[name](*args, **options)
+        # 0 and 1 chosen by a mask are integers in some of PyTorch's own formulas; rounding and bit arithmetic are not
+        if not (made.is_floating_point() or made.dtype == torch.bool or name == "where" or value.is_mask):
+            raise ValueError("its result is an integer")
         return graph.make("!=", value, 0) if made.dtype == torch.bool and not value.is_mask else value
-    except (KeyError, TypeError, ValueError) as error:
-        why = "" if isinstance(error, KeyError) else f" ({error})"
+    except (TypeError, ValueError) as error:
         raise NotImplementedError(
-            f"cell {cell.name!r} uses {node.target}, which has no C++ form{why}: write the step with elementwise "
-            f"operations on single numbers ({', '.join(sorted(n for n in RULES if '_' not in n))}), add a rule to "
-            "torchrnn/expression.py, or run the cell on the reference"
+            f"cell {cell.name!r} uses {node.target}, which has no C++ form ({error}): write the step with elementwise "
+            "operations (torchrnn.trace.RULES has those that are known), add a rule to that table, or run the cell on "
+            "the reference"
         ) from None
+
+
+def _number(graph: Graph, name: str) -> Callable[..., Value] | None:
+    """The rule of the operators that make a number from nothing."""
+    rules: dict[str, Callable[..., Value]] = {
+        "full": lambda size, value: graph.number(value),
+        "scalar_tensor": graph.number,
+        "empty_permuted": lambda size, layout: graph.number(math.nan),
+    }
+    return rules.get(name)
 
 
 # --- what the operators are
