@@ -107,14 +107,26 @@ template <class T, int L> static TORCHRNN_INLINE Vec<T, L> fma(Vec<T, L> a, Vec<
 }
 
 // x raised to lo, lowered to hi: one instruction each, and NaN stays NaN because of the order of the operands.
-template <class V> static TORCHRNN_INLINE V at_least(V x, double lo) {
-  V c = splat<V>(lo);
-  return {c.v > x.v ? c.v : x.v};
+template <class V> static TORCHRNN_INLINE V greater_or_second(V a, V b) {
+#if TORCHRNN_AVX512  // GCC 12 makes a comparison and a blend of it at this width
+  if constexpr (sizeof a.v == 64 && sizeof(typename V::type) == 4)
+    return {(typename V::native)_mm512_maskz_max_ps(-1, (__m512)a.v, (__m512)b.v)};
+  if constexpr (sizeof a.v == 64 && sizeof(typename V::type) == 8)
+    return {(typename V::native)_mm512_maskz_max_pd(-1, (__m512d)a.v, (__m512d)b.v)};
+#endif
+  return {a.v > b.v ? a.v : b.v};
 }
-template <class V> static TORCHRNN_INLINE V at_most(V x, double hi) {
-  V c = splat<V>(hi);
-  return {c.v < x.v ? c.v : x.v};
+template <class V> static TORCHRNN_INLINE V less_or_second(V a, V b) {
+#if TORCHRNN_AVX512
+  if constexpr (sizeof a.v == 64 && sizeof(typename V::type) == 4)
+    return {(typename V::native)_mm512_maskz_min_ps(-1, (__m512)a.v, (__m512)b.v)};
+  if constexpr (sizeof a.v == 64 && sizeof(typename V::type) == 8)
+    return {(typename V::native)_mm512_maskz_min_pd(-1, (__m512d)a.v, (__m512d)b.v)};
+#endif
+  return {a.v < b.v ? a.v : b.v};
 }
+template <class V> static TORCHRNN_INLINE V at_least(V x, double lo) { return greater_or_second(splat<V>(lo), x); }
+template <class V> static TORCHRNN_INLINE V at_most(V x, double hi) { return less_or_second(splat<V>(hi), x); }
 
 // As torch.maximum and torch.minimum: NaN if either is.
 template <class T, int L> static TORCHRNN_INLINE Vec<T, L> max(Vec<T, L> a, Vec<T, L> b) {
@@ -140,8 +152,8 @@ template <class T, int L> static TORCHRNN_INLINE Vec<T, L> sqrt(Vec<T, L> a) {
   if constexpr (L == 1) return {T(sizeof(T) == 4 ? __builtin_sqrtf(float(a.v)) : __builtin_sqrt(double(a.v)))};
   else {
 #if TORCHRNN_AVX512
-    if constexpr (sizeof a.v == 64 && sizeof(T) == 4) return {(typename Vec<T, L>::native)_mm512_sqrt_ps((__m512)a.v)};
-    if constexpr (sizeof a.v == 64 && sizeof(T) == 8) return {(typename Vec<T, L>::native)_mm512_sqrt_pd((__m512d)a.v)};
+    if constexpr (sizeof a.v == 64 && sizeof(T) == 4) return {(typename Vec<T, L>::native)_mm512_maskz_sqrt_ps(-1, (__m512)a.v)};
+    if constexpr (sizeof a.v == 64 && sizeof(T) == 8) return {(typename Vec<T, L>::native)_mm512_maskz_sqrt_pd(-1, (__m512d)a.v)};
 #endif
 #if defined(__AVX__)
     if constexpr (sizeof a.v == 32 && sizeof(T) == 4) return {(typename Vec<T, L>::native)_mm256_sqrt_ps((__m256)a.v)};
