@@ -84,7 +84,8 @@ class Build(build_ext):
             raise CompileError("the kernels need the headers of torch>=2.10: install torch first")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             sources = [s for s in SOURCES if X86 or s.stem not in ISA_FLAGS]
-            objects = list(pool.map(lambda source: compile_object(source, torch), sources))
+            # the last take longest, so they start first
+            objects = list(pool.map(lambda source: compile_object(source, torch), sources[::-1]))[::-1]
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         # torch is loaded before us, so no path to it is kept

@@ -14,17 +14,20 @@ from torchrnn import _extension
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not _extension.LIBRARY.exists(), reason="built without a C++ compiler")
 USE = """
-import torch
+import torch, torchrnn
 from torchrnn import _extension
 assert _extension.missing() is None, _extension.missing()
-x = torch.arange(1001.0)
-torch.testing.assert_close(torch.ops.torchrnn.add(x, x), 2 * x)
+for layer in torchrnn.LSTM(5, 7), torchrnn.GRU(5, 37), torchrnn.RNN(3, 65):
+    x = torch.randn(4, 3, layer.input_size)
+    with torchrnn.use("reference"):
+        expected = layer(x)[0]
+    torch.testing.assert_close(layer(x)[0], expected)
 print(torch.ops.torchrnn.isa())
 """
 
 
 def use(**environment: str) -> subprocess.CompletedProcess[str]:
-    """Load the library in a fresh process, compute, print the instruction set."""
+    """In a fresh process: load the library, compare each layer with the reference, print the instruction set."""
     environment = {k: v for k, v in os.environ.items() if k != "TORCHRNN_ISA"} | environment
     return subprocess.run([sys.executable, "-W", "error", "-c", USE], env=environment, capture_output=True, text=True)
 
