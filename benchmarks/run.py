@@ -29,6 +29,7 @@ from benchmarks.cases import CASES, Case, select
 from benchmarks.subjects import RIVALS, Work, ours
 
 SAMPLE_SECONDS = 0.002
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OURS = "torchrnn"
 
 
@@ -53,14 +54,14 @@ class Row(NamedTuple):
     ratios: dict[str, Ratio]  # by rival
 
 
-def measure(case: Case, mode: str, rounds: int, backend: str | None = None) -> Row:
+def measure(case: Case, mode: str, rounds: int, backend: str | None = None, clock: str = "wall") -> Row:
     """Check a case, then time it.
 
     Raises:
         WrongAnswer: a subject disagrees with torch.nn.
     """
     work = prepare(case, mode == "training", backend)
-    runs = _runs_a_sample(work, backend)
+    runs = _runs_a_sample(work, backend, clock)
     times: dict[str, list[float]] = {name: [] for name in work}
     gc.collect()
     gc.disable()  # a collection would fall into one sample and not the other
@@ -68,7 +69,7 @@ def measure(case: Case, mode: str, rounds: int, backend: str | None = None) -> R
         for k in range(rounds):
             names = list(work) if k % 2 else list(reversed(work))
             for name in names:
-                times[name].append(_sample(work, name, runs, backend))
+                times[name].append(_sample(work, name, runs, backend, clock))
     finally:
         gc.enable()
     ratios = {
@@ -112,23 +113,23 @@ def _forced(backend: str | None, name: str) -> AbstractContextManager[None]:
     return torchrnn.use(backend) if backend and name == OURS else nullcontext()
 
 
-def _runs_a_sample(work: dict[str, Work], backend: str | None) -> int:
+def _runs_a_sample(work: dict[str, Work], backend: str | None, clock: str) -> int:
     """Runs for which the fastest subject takes the time of a sample; also warms everything up."""
     fastest = math.inf
     for name in work:
-        _sample(work, name, 3, backend)
-        fastest = min(fastest, *(_sample(work, name, 3, backend) for _ in range(3)))
+        _sample(work, name, 3, backend, clock)
+        fastest = min(fastest, *(_sample(work, name, 3, backend, clock) for _ in range(3)))
     return max(1, math.ceil(SAMPLE_SECONDS / fastest))
 
 
-def _sample(work: dict[str, Work], name: str, runs: int, backend: str | None) -> float:
+def _sample(work: dict[str, Work], name: str, runs: int, backend: str | None, clock: str) -> float:
     """Seconds a run of one subject."""
-    run = work[name]
+    run, now = work[name], CLOCKS[clock]
     with _forced(backend, name):
-        start = time.perf_counter()
+        start = now()
         for _ in range(runs):
             run()
-        return (time.perf_counter() - start) / runs
+        return (now() - start) / runs
 
 
 def _ratio(values: list[float]) -> Ratio:
@@ -187,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mode", choices=["inference", "training", "both"], default="both")
     p.add_argument("--rounds", type=int, default=60, metavar="N")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="torch's threads")
+    p.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: the process's own time, for a busy machine")
     p.add_argument("--json", metavar="FILE", help="write everything there")
     p.add_argument("--limit", type=float, metavar="RATIO", help="exit with 1 if a case is over this")
     p.add_argument("--list", action="store_true", help="name the cases and stop")
@@ -205,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for case in select(options.cases):
         for mode in modes:
-            rows.append(measure(case, mode, options.rounds, options.backend))
+            rows.append(measure(case, mode, options.rounds, options.backend, options.clock))
             print(line(rows[-1]), flush=True)
     print("\ngeometric means of the ratios")
     for (kind, mode, rival), mean in geometric_means(rows).items():
