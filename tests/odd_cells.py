@@ -60,7 +60,7 @@ def multiplicative(x, h, s):
 def activations(x, h, s):
     """Eight gates, each with another activation."""
     a, b, c, d = F.silu(x.a + h.a), F.gelu(x.b + h.b), F.gelu(x.c + h.c, approximate="tanh"), F.softplus(x.d + h.d)
-    e, f, g, k = F.elu(x.e + h.e), F.mish(x.f + h.f), F.hardsigmoid(x.g + h.g), F.softsign(x.k + h.k)
+    e, f, g, k = F.elu(x.e + h.e), F.mish(x.f + h.f), F.hardswish(x.g + h.g), F.softsign(x.k + h.k)
     return a * b + c * d + e * f * g + k + s.h
 
 
@@ -72,6 +72,13 @@ def arithmetic(x, h, s):
     p = positive**-1.5 + torch.sqrt(positive) - positive.rsqrt() + positive.log() * positive.reciprocal()
     q = torch.lerp(a, b, 0.3) + torch.minimum(b, c) + b**3 - torch.sign(c) * torch.expm1(-c.abs()).log1p().neg()
     return torch.rsub(p, q, alpha=2) + torch.addcmul(a, b, c, value=0.5) + torch.erf(s.h) - 1.5 / positive
+
+
+@odd("a b", "h")
+def switch(x, h, s):
+    """Backward needs a mask and not the two gates that it came from."""
+    on = x.a + h.a > x.b + h.b
+    return torch.where(on, s.h, 0.5 * s.h) * on
 
 
 @odd("a b", "h k q")

@@ -1,13 +1,15 @@
-"""The values of a step as expressions, shared and simplified."""
+"""The values of a step as expressions, shared and simplified, and what each ATen operator is in them."""
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+_FUNCTIONS = ("exp", "log", "log1p", "expm1", "sqrt", "abs", "erf", "sigmoid", "tanh", "relu")
 _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!="}
 
@@ -167,3 +169,110 @@ def _folded(graph: Graph, op: str, numbers: list[float]) -> Value | None:
     function = {"/": "true_divide", "max": "maximum", "min": "minimum"}.get(op, op)
     tensors = [torch.tensor(n, dtype=torch.float64, device="cpu") for n in numbers]
     return graph.number(getattr(torch, function)(*tensors).item())
+
+
+# --- what the operators are
+
+
+def select(mask: Value, a: Any, b: Any) -> Value:
+    """Where the mask is true a, else b."""
+    return mask.graph.make("select", mask, a, b)
+
+
+def _function(name: str) -> Callable[..., Value]:
+    return lambda *args: next(a for a in args if isinstance(a, Value)).graph.make(name, *args)
+
+
+exp, sigmoid, tanh, sqrt, erf, maximum, minimum = map(
+    _function, ("exp", "sigmoid", "tanh", "sqrt", "erf", "max", "min")
+)
+
+
+def _power(x: Value, exponent: float) -> Value:
+    if not isinstance(exponent, (int, float)) or 2 * exponent != int(2 * exponent) or abs(exponent) > 16:
+        raise ValueError(f"only powers that are a multiple of 1/2, at most 16, not {exponent}")
+    if exponent < 0:
+        return 1 / _power(x, -exponent)
+    whole = int(exponent)
+    result = sqrt(x) if exponent > whole else x.graph.number(1)
+    for _ in range(whole):
+        result = result * x
+    return result
+
+
+def _sign(x: Value) -> Value:
+    return select(x > 0, 1, select(x < 0, -1, 0))
+
+
+def _clamp(x: Value, min: Any = None, max: Any = None) -> Value:
+    x = x if min is None else maximum(x, min)
+    return x if max is None else minimum(x, max)
+
+
+def _gelu(x: Value, approximate: str = "none") -> Value:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+def _elu(x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+    return select(x > 0, x * scale, _function("expm1")(x * input_scale) * (alpha * scale))
+
+
+def _lerp(a: Value, b: Value, weight: Any) -> Value:
+    near = a + weight * (b - a)
+    if not isinstance(weight, Value):
+        return near if abs(weight) < 0.5 else b - (b - a) * (1 - weight)
+    return select(_function("abs")(weight) < 0.5, near, b - (b - a) * (1 - weight))
+
+
+def _same(x: Value) -> Value:
+    return x
+
+
+#: What each ATen operator is. Operators that PyTorch itself decomposes into these need no line.
+RULES: dict[str, Callable[..., Value]] = {
+    "add": lambda a, b, alpha=1: a + b * alpha,
+    "sub": lambda a, b, alpha=1: a - b * alpha,
+    "rsub": lambda a, b, alpha=1: b - a * alpha,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    "reciprocal": lambda a: 1 / a,
+    "square": lambda a: a * a,
+    "pow": _power,
+    "rsqrt": lambda a: 1 / sqrt(a),
+    **{name: _function(name) for name in _FUNCTIONS},
+    "sign": _sign,
+    "sgn": _sign,
+    "maximum": maximum,
+    "minimum": minimum,
+    "clamp": _clamp,
+    "clamp_min": lambda a, min: maximum(a, min),
+    "clamp_max": lambda a, max: minimum(a, max),
+    "hardtanh": lambda a, min_val=-1, max_val=1: _clamp(a, min_val, max_val),
+    "leaky_relu": lambda a, negative_slope=0.01: select(a > 0, a, a * negative_slope),
+    "elu": _elu,
+    "gelu": _gelu,
+    "silu": lambda a: a * sigmoid(a),
+    "lerp": _lerp,
+    "sigmoid_backward": lambda d, o: d * o * (1 - o),
+    "tanh_backward": lambda d, t: d * (1 - t * t),
+    "threshold_backward": lambda d, a, threshold: select(a <= threshold, 0, d),
+    "where": select,
+    "masked_fill": lambda a, mask, value: select(mask, value, a),
+    "gt": lambda a, b: a > b,
+    "lt": lambda a, b: a < b,
+    "ge": lambda a, b: a >= b,
+    "le": lambda a, b: a <= b,
+    "eq": _function("=="),
+    "ne": _function("!="),
+    **dict.fromkeys(("logical_and", "bitwise_and"), _function("&")),
+    **dict.fromkeys(("logical_or", "bitwise_or"), _function("|")),
+    **dict.fromkeys(("logical_not", "bitwise_not"), _function("!")),
+    "full_like": lambda a, value: a.graph.number(value),
+    "zeros_like": lambda a: a.graph.number(0),
+    "ones_like": lambda a: a.graph.number(1),
+    **dict.fromkeys(("alias", "detach", "clone", "lift_fresh_copy", "_to_copy"), _same),
+    "copy": lambda a, b: b,
+}

@@ -1,11 +1,11 @@
-"""A cell's step and its backward as expressions: PyTorch traces and derives, a table has each ATen operator."""
+"""A cell's step and its backward as expressions, as PyTorch traces and derives them, and what is kept in between."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from torchrnn.cell import Cell
-from torchrnn.expression import Graph, Value
+from torchrnn.expression import RULES, Graph, Value, reach
 
-_FUNCTIONS = ("exp", "log", "log1p", "expm1", "sqrt", "abs", "erf", "sigmoid", "tanh", "relu")
 _ALIASES = {"alias", "detach"}  # operators whose result is the same memory: an in-place write shows in both
 _PLACEMENT = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
 
@@ -181,8 +180,8 @@ def _apply(cell: Cell, graph: Graph, node: fx.Node, of: Any) -> Value:
     except (TypeError, ValueError) as error:
         raise NotImplementedError(
             f"cell {cell.name!r} uses {node.target}, which has no C++ form ({error}): write the step with elementwise "
-            "operations (torchrnn.trace.RULES has those that are known), add a rule to that table, or run the cell on "
-            "the reference"
+            "operations (torchrnn.expression.RULES has those that are known), add a rule to that table, or run the "
+            "cell on the reference"
         ) from None
 
 
@@ -196,108 +195,53 @@ def _number(graph: Graph, name: str) -> Callable[..., Value] | None:
     return rules.get(name)
 
 
-# --- what the operators are
+# --- what stands where
 
 
-def select(mask: Value, a: Any, b: Any) -> Value:
-    """Where the mask is true a, else b."""
-    return mask.graph.make("select", mask, a, b)
+class Plan(NamedTuple):
+    """Where the values stand: which column each gate's parts have, and what is kept for backward."""
+
+    columns: dict[Value, int]
+    h_column: list[int]
+    kept: list[Value]
 
 
-def _function(name: str) -> Callable[..., Value]:
-    return lambda *args: next(a for a in args if isinstance(a, Value)).graph.make(name, *args)
+def arrange(step: Step) -> Plan:
+    """The columns of a step, and the fewest values to keep."""
+    users: dict[Value, set[Value]] = {v: set() for v in (*step.x, *step.h)}
+    roots = [*step.next, *step.dx, *step.dh, *step.dprevious]
+    for value in reach(roots):
+        for arg in value.args:
+            if arg in users:
+                users[arg].add(value)
+    G, columns, h_column = len(step.x), {}, []
+    for k, (x, h) in enumerate(zip(step.x, step.h, strict=True)):
+        total = x.graph.find("+", x, h)
+        additive = users[x] == users[h] == {total} and x not in roots and h not in roots
+        h_column.append(k if additive else G + sum(c >= G for c in h_column))
+        columns |= {total: k} if additive and total is not None else {x: k, h: h_column[k]}
+    return Plan(columns, h_column, _kept(step, columns))
 
 
-exp, sigmoid, tanh, sqrt, erf, maximum, minimum = map(
-    _function, ("exp", "sigmoid", "tanh", "sqrt", "erf", "max", "min")
-)
+def _kept(step: Step, columns: Iterable[Value]) -> list[Value]:
+    """As few values of forward as will do: from them and the states, backward can compute what else it needs."""
+    columns = set(columns)
+    known = reach(step.next, columns) | columns
+    free = {*step.previous, *step.next}
+    used = reach([*step.dx, *step.dh, *step.dprevious], known | free) & known
 
+    def again(value: Value, have: set[Value]) -> bool:
+        return value in have or value.op == "number" or (value not in columns and anew(value, have))
 
-def _power(x: Value, exponent: float) -> Value:
-    if not isinstance(exponent, (int, float)) or 2 * exponent != int(2 * exponent) or abs(exponent) > 16:
-        raise ValueError(f"only powers that are a multiple of 1/2, at most 16, not {exponent}")
-    if exponent < 0:
-        return 1 / _power(x, -exponent)
-    whole = int(exponent)
-    result = sqrt(x) if exponent > whole else x.graph.number(1)
-    for _ in range(whole):
-        result = result * x
-    return result
+    def anew(value: Value, have: set[Value]) -> bool:
+        return value.op != "leaf" and all(again(a, have) for a in value.args)
 
+    def fewer(kept: set[Value]) -> set[Value]:
+        for value in sorted(kept - columns, key=lambda v: -v.order):
+            kept = kept - {value} if anew(value, free | kept - {value}) else kept
+        return kept
 
-def _sign(x: Value) -> Value:
-    return select(x > 0, 1, select(x < 0, -1, 0))
-
-
-def _clamp(x: Value, min: Any = None, max: Any = None) -> Value:
-    x = x if min is None else maximum(x, min)
-    return x if max is None else minimum(x, max)
-
-
-def _gelu(x: Value, approximate: str = "none") -> Value:
-    if approximate == "tanh":
-        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
-    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-
-
-def _elu(x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    return select(x > 0, x * scale, _function("expm1")(x * input_scale) * (alpha * scale))
-
-
-def _lerp(a: Value, b: Value, weight: Any) -> Value:
-    near = a + weight * (b - a)
-    if not isinstance(weight, Value):
-        return near if abs(weight) < 0.5 else b - (b - a) * (1 - weight)
-    return select(_function("abs")(weight) < 0.5, near, b - (b - a) * (1 - weight))
-
-
-def _same(x: Value) -> Value:
-    return x
-
-
-#: What each ATen operator is. Operators that PyTorch itself decomposes into these need no line.
-RULES: dict[str, Callable[..., Value]] = {
-    "add": lambda a, b, alpha=1: a + b * alpha,
-    "sub": lambda a, b, alpha=1: a - b * alpha,
-    "rsub": lambda a, b, alpha=1: b - a * alpha,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "neg": lambda a: -a,
-    "reciprocal": lambda a: 1 / a,
-    "square": lambda a: a * a,
-    "pow": _power,
-    "rsqrt": lambda a: 1 / sqrt(a),
-    **{name: _function(name) for name in _FUNCTIONS},
-    "sign": _sign,
-    "sgn": _sign,
-    "maximum": maximum,
-    "minimum": minimum,
-    "clamp": _clamp,
-    "clamp_min": lambda a, min: maximum(a, min),
-    "clamp_max": lambda a, max: minimum(a, max),
-    "hardtanh": lambda a, min_val=-1, max_val=1: _clamp(a, min_val, max_val),
-    "leaky_relu": lambda a, negative_slope=0.01: select(a > 0, a, a * negative_slope),
-    "elu": _elu,
-    "gelu": _gelu,
-    "silu": lambda a: a * sigmoid(a),
-    "lerp": _lerp,
-    "sigmoid_backward": lambda d, o: d * o * (1 - o),
-    "tanh_backward": lambda d, t: d * (1 - t * t),
-    "threshold_backward": lambda d, a, threshold: select(a <= threshold, 0, d),
-    "where": select,
-    "masked_fill": lambda a, mask, value: select(mask, value, a),
-    "gt": lambda a, b: a > b,
-    "lt": lambda a, b: a < b,
-    "ge": lambda a, b: a >= b,
-    "le": lambda a, b: a <= b,
-    "eq": _function("=="),
-    "ne": _function("!="),
-    **dict.fromkeys(("logical_and", "bitwise_and"), _function("&")),
-    **dict.fromkeys(("logical_or", "bitwise_or"), _function("|")),
-    **dict.fromkeys(("logical_not", "bitwise_not"), _function("!")),
-    "full_like": lambda a, value: a.graph.number(value),
-    "zeros_like": lambda a: a.graph.number(0),
-    "ones_like": lambda a: a.graph.number(1),
-    **dict.fromkeys(("alias", "detach", "clone", "lift_fresh_copy", "_to_copy"), _same),
-    "copy": lambda a, b: b,
-}
+    kept = fewer({v for v in used - free if v.op != "number"})
+    for value in sorted(known - free, key=lambda v: v.order):  # one value may stand for several that come of it
+        kept = min(kept, fewer(kept | {value}), key=len)
+    return sorted(kept, key=lambda v: (v in columns, v.order))
