@@ -43,7 +43,9 @@ class Decoder(nn.Module):
         self.lstm = nn.LSTM(width, width)
         for weight in ("weight_ih_l0", "weight_hh_l0"):
             norm(self.lstm, weight)
-        self.key = nn.Linear(2 * width, width)
+        self.key = nn.Linear(
+            2 * width, width, bias=False
+        )  # softmax takes no notice of a bias: Adam would walk on noise
         self.cell = nn.LSTMCell(3 * width, width)
         self.out = nn.Linear(width, WORDS)
 
