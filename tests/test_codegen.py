@@ -205,6 +205,16 @@ def test_what_a_header_says_of_its_cell(library: ctypes.CDLL, cell: Cell) -> Non
     assert (f["gates"], f["states"], f["columns"]) == (len(cell.gates), len(cell.states), f["gates"] + f["extra"])
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, torch.no_grad, lambda: torch.device("meta"), lambda: torch.autocast("cpu")],
+    ids=["inference_mode", "no_grad", "device", "autocast"],
+)
+def test_a_header_does_not_depend_on_the_modes_of_its_caller(headers: dict[str, str], mode: Any) -> None:
+    with mode():
+        assert codegen.header(lstm) == headers["lstm"]
+
+
 def test_a_leaky_unit_keeps_one_value_not_its_mask_and_its_value() -> None:
     def leaky(x: Any, h: Any, s: Any) -> Any:
         return F.leaky_relu(x.a + h.a) * F.leaky_relu(x.a + h.a)

@@ -98,11 +98,13 @@ def _traced(cell: Cell) -> tuple[fx.GraphModule, list[str]]:
         labels[:] = [*variables, *("d" + name for name in inner)]
         return [*new, *grads[: 2 * G + S], *variables.values(), *grads[2 * G + S :]]
 
-    inputs = [torch.full((), 0.5, dtype=torch.float64, device="cpu") for _ in range(2 * G + 2 * S)]
-    for leaf in inputs[: 2 * G + S]:
-        leaf.requires_grad_()
     rules: Any = {op: rule for op, rule in core_aten_decompositions().items() if _decomposed(op)}
-    with torch.inference_mode(False), torch.enable_grad():
+    # the header must not depend on the modes of its caller
+    plain = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), plain, torch.device("cpu"):
+        inputs = [torch.full((), 0.5, dtype=torch.float64) for _ in range(2 * G + 2 * S)]
+        for leaf in inputs[: 2 * G + S]:
+            leaf.requires_grad_()
         try:
             return make_fx(flat, decomposition_table=rules)(*inputs), labels
         except NotImplementedError:
@@ -122,16 +124,19 @@ def _run(cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor]) -> tuple
     """The new states, and the tensors among the local variables of the step when it returns."""
     code, found = getattr(inspect.unwrap(cell.step), "__code__", None), {}
 
-    def watch(frame: Any, event: str, result: Any) -> None:
-        if event == "return" and frame.f_code is code:
+    def watch(frame: Any, event: str, result: Any) -> Any:
+        if frame.f_code is not code:
+            return None
+        if event == "return":
             found.update(frame.f_locals)
+        return watch
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
+    before = sys.gettrace()
+    sys.settrace(watch)
     try:
         new = cell.step(cell._gates(*x), cell._gates(*h), cell._states(*s))
     finally:
-        sys.setprofile(before)
+        sys.settrace(before)
     new = [new] if isinstance(new, Tensor) else list(new)
     if len(new) != len(s):
         raise TypeError(f"cell {cell.name!r}: the step function must return {len(s)} states, got {len(new)}")
