@@ -1,6 +1,13 @@
 // What every isa_*.cpp compiles under its own flags: the kernels in the namespace TORCHRNN_ISA, and their table.
 #pragma once
 
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "kernels.h"
 
 #define TORCHRNN_TEXT_(name) #name
@@ -8,11 +15,38 @@
 
 namespace torchrnn::TORCHRNN_ISA {
 
-static void add(const float* a, const float* b, float* out, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+#include "simd.h"
+#include "vector_math.h"
+// in this order: each stands on those before it
+#include "gemm.h"
+#include "sweep.h"
+#include "cells/all.h"
+
+// Short vectors for small layers: most lanes of a long one would be empty.
+template <class Cell, class T, bool backward>
+static void layer(const Layer<T>& call) {
+  constexpr int lanes = TORCHRNN_VECTOR_BYTES / sizeof(T);
+  if constexpr (lanes > 4) {
+    if (call.shape.H <= 4) {
+      if constexpr (backward) return layer_backward<Cell, Vec<T, 4>>(call);
+      else return layer_forward<Cell, Vec<T, 4>>(call);
+    }
+  }
+  if constexpr (backward) layer_backward<Cell, Vec<T, lanes>>(call);
+  else layer_forward<Cell, Vec<T, lanes>>(call);
 }
 
+template <class Cell>
+static constexpr CellKernels kernels_of(const char* name) {
+  return {name, Cell::gates, Cell::states, Cell::saved, Cell::columns, layer<Cell, float, false>,
+          layer<Cell, float, true>, layer<Cell, double, false>, layer<Cell, double, true>};
+}
+
+#define TORCHRNN_ROW(cell) kernels_of<cell>(#cell),
+static const CellKernels cells[] = {TORCHRNN_CELLS(TORCHRNN_ROW)};
+#undef TORCHRNN_ROW
+
 extern const Kernels table;
-const Kernels table = {TORCHRNN_TEXT(TORCHRNN_ISA), add};
+const Kernels table = {TORCHRNN_TEXT(TORCHRNN_ISA), cells, sizeof cells / sizeof *cells};
 
 }  // namespace torchrnn::TORCHRNN_ISA

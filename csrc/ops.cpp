@@ -3,29 +3,242 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstring>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
 namespace torchrnn {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
 
 static std::string isa() { return kernels().isa; }
 
-static Tensor add(const Tensor& a, const Tensor& b) {
-  Tensor out = torch::stable::empty_like(a);
-  kernels().add(a.const_data_ptr<float>(), b.const_data_ptr<float>(), out.mutable_data_ptr<float>(), a.numel());
-  return out;
+static const CellKernels* find(const std::string& name) {
+  const Kernels& all = kernels();
+  for (int i = 0; i < all.count; i++)
+    if (name == all.cells[i].name) return all.cells + i;
+  return nullptr;
+}
+
+static bool has(const std::string& cell) { return find(cell) != nullptr; }
+
+static void in_threads(int64_t tasks, void (*body)(void*, int64_t), void* data) {
+  torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) body(data, i);
+  });
+}
+
+static Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+static Tensor dense_rows(const Tensor& t) { return t.stride(-1) == 1 ? t : torch::stable::contiguous(t); }
+
+// One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand.
+template <class T>
+struct Request {
+  const CellKernels& cell;
+  Tensor x;
+  Tensors states, weights;
+  std::vector<int64_t> first;
+  Layer<T> layer{};
+  int64_t N, out;
+  int per_direction;
+  bool bias;
+
+  Request(const CellKernels& cell, const Tensor& input, const Tensors& given, const Tensors& params,
+          const std::optional<Tensor>& batch_sizes, bool bias)
+      : cell(cell), x(dense_rows(input)), bias(bias) {
+    for (const Tensor& t : given) states.push_back(dense(t));
+    for (const Tensor& t : params) weights.push_back(dense(t));
+    Shape& s = layer.shape;
+    layer.directions = (int)states[0].size(0);
+    per_direction = (int)weights.size() / layer.directions;
+    bool packed = batch_sizes.has_value();
+    s.T = packed ? batch_sizes->size(0) : x.size(0);
+    s.B = states[0].size(1);
+    s.I = x.size(-1);
+    s.H = weights[0].size(0) / cell.gates;
+    out = states[0].size(2);
+    s.P = per_direction == (bias ? 5 : 3) ? out : 0;
+    if (packed) {
+      s.running = batch_sizes->const_data_ptr<int64_t>();
+      first.resize((size_t)s.T);
+      for (int64_t t = 0, n = 0; t < s.T; n += s.running[t], t++) first[(size_t)t] = n;
+      s.first = first.data();
+    }
+    N = s.total();
+    layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
+    for (int d = 0; d < layer.directions; d++) {
+      Direction<T>& to = layer.direction[d];
+      to.reverse = d == 1;
+      const Tensor* w = &weights[(size_t)(d * per_direction)];
+      to.w_ih = w[0].template const_data_ptr<T>();
+      to.w_hh = w[1].template const_data_ptr<T>();
+      to.b_ih = bias ? w[2].template const_data_ptr<T>() : nullptr;
+      to.b_hh = bias ? w[3].template const_data_ptr<T>() : nullptr;
+      to.w_hr = s.P ? w[per_direction - 1].template const_data_ptr<T>() : nullptr;
+      to.x = rows(x);
+      for (int k = 0; k < cell.states; k++) to.initial[k] = states[(size_t)k].template const_data_ptr<T>() + d * row(k);
+    }
+  }
+
+  int64_t width(int k) const { return k ? layer.shape.H : out; }
+  int64_t row(int k) const { return layer.shape.B * width(k); }
+
+  // A (T, B, …) tensor by its strides, or a packed (N, …) one.
+  Rows<const T> rows(const Tensor& t) const {
+    const T* base = t.template const_data_ptr<T>();
+    return layer.shape.first ? Rows<const T>{base, 0, t.stride(0), layer.shape.first}
+                             : Rows<const T>{base, t.stride(0), t.stride(1), nullptr};
+  }
+  Rows<T> rows_of(T* base, int64_t width) const {
+    return {base, layer.shape.B * width, width, layer.shape.first};
+  }
+
+  int64_t reserve_size() const {
+    return N * layer.shape.H * (cell.saved + cell.states - 1 + (layer.shape.P ? 1 : 0));
+  }
+  void set_outputs(T* y, T* reserve) {
+    int64_t NH = N * layer.shape.H, width = layer.directions * out;
+    for (int d = 0; d < layer.directions; d++) {
+      Direction<T>& to = layer.direction[d];
+      to.y = rows_of(y + d * out, width);
+      if (!reserve) continue;
+      T* at = reserve + d * reserve_size();
+      to.keep = at;
+      at += NH * cell.saved;
+      for (int k = 1; k < cell.states; k++, at += NH) to.sequence[k] = at;
+      to.unprojected = layer.shape.P ? at : nullptr;
+    }
+  }
+};
+
+static void forward(const CellKernels& c, const Layer<float>& l) { c.forward_float(l); }
+static void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
+static void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
+static void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
+
+template <class T>
+static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                          const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
+  Request<T> request(cell, x, states, weights, batch_sizes, bias);
+  Layer<T>& layer = request.layer;
+  int64_t width = layer.directions * request.out;
+  Tensors results;
+  results.reserve((size_t)cell.states + 2);
+  results.push_back(batch_sizes.has_value()
+                        ? torch::stable::new_empty(x, {request.N, width})
+                        : torch::stable::new_empty(x, {layer.shape.T, layer.shape.B, width}));
+  for (int k = 0; k < cell.states; k++)
+    results.push_back(torch::stable::new_empty(x, {layer.directions, layer.shape.B, request.width(k)}));
+  T* reserve = nullptr;
+  if (training) {
+    results.push_back(torch::stable::new_empty(x, {layer.directions * request.reserve_size()}));
+    reserve = results.back().template mutable_data_ptr<T>();
+  }
+  request.set_outputs(results[0].template mutable_data_ptr<T>(), reserve);
+  for (int d = 0; d < layer.directions; d++)
+    for (int k = 0; k < cell.states; k++)
+      layer.direction[d].final[k] = results[(size_t)k + 1].template mutable_data_ptr<T>() + d * request.row(k);
+  forward(cell, layer);
+  return results;
+}
+
+// Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks.
+template <class T>
+static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                           const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y, const Tensor& reserve,
+                           const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
+                           const std::vector<int64_t>& needs) {
+  Request<T> request(cell, x, states, weights, batch_sizes, bias);
+  Layer<T>& layer = request.layer;
+  const Shape& s = layer.shape;
+  request.set_outputs(const_cast<T*>(y.const_data_ptr<T>()), const_cast<T*>(reserve.const_data_ptr<T>()));
+  size_t S = (size_t)cell.states;
+  Tensors results;
+  results.reserve(1 + S + weights.size());
+  for (size_t i = 0; i < 1 + S + weights.size(); i++) {
+    const Tensor& like = i == 0 ? x : i <= S ? request.states[i - 1] : request.weights[i - 1 - S];
+    if (!needs[i]) results.push_back(torch::stable::new_empty(x, {0}));
+    else if (i) results.push_back(torch::stable::empty_like(like));
+    else if (batch_sizes.has_value()) results.push_back(torch::stable::new_empty(x, {request.N, s.I}));
+    else results.push_back(torch::stable::new_empty(x, {s.T, s.B, s.I}));
+  }
+  auto pointer = [&](size_t i) { return needs[i] ? results[i].template mutable_data_ptr<T>() : nullptr; };
+  std::optional<Tensor> above;
+  if (dy.has_value()) above = dense_rows(*dy);
+  Tensors ends;
+  for (size_t k = 0; k < S; k++) ends.push_back(dfinal[k].has_value() ? dense(*dfinal[k]) : y);
+  Tensor scratch = torch::stable::new_empty(x, {layer.directions * request.N * (cell.columns * s.H + s.P)});
+  T* at = scratch.mutable_data_ptr<T>();
+  for (int d = 0; d < layer.directions; d++) {
+    Direction<T>& to = layer.direction[d];
+    if (above.has_value()) {
+      to.dy = request.rows(*above);
+      to.dy.base += d * request.out;
+    }
+    to.dx = request.rows_of(pointer(0), s.I);
+    to.add_dx = d == 1;
+    for (size_t k = 0; k < S; k++) {
+      if (dfinal[k].has_value()) to.dfinal[k] = ends[k].template const_data_ptr<T>() + d * request.row((int)k);
+      if (T* p = pointer(1 + k)) to.dinitial[k] = p + d * request.row((int)k);
+    }
+    size_t w = 1 + S + (size_t)(d * request.per_direction);
+    to.dw_ih = pointer(w);
+    to.dw_hh = pointer(w + 1);
+    if (bias) to.db_ih = pointer(w + 2), to.db_hh = pointer(w + 3);
+    if (s.P) to.dw_hr = pointer(w + (size_t)request.per_direction - 1);
+    to.da = at;
+    at += request.N * cell.columns * s.H;
+    to.dprojected = at;
+    at += request.N * s.P;
+  }
+  backward(cell, layer);
+  return results;
+}
+
+static const CellKernels& known(const std::string& cell) {
+  const CellKernels* kernels = find(cell);
+  STD_TORCH_CHECK(kernels, "torchrnn has no kernel for the cell ", cell);
+  return *kernels;
+}
+
+static Tensors forward_any(std::string cell, Tensor x, Tensors states, Tensors weights,
+                           std::optional<Tensor> batch_sizes, bool bias, bool training) {
+  auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
+  return f(known(cell), x, states, weights, batch_sizes, bias, training);
+}
+
+static Tensors backward_any(std::string cell, Tensor x, Tensors states, Tensors weights,
+                            std::optional<Tensor> batch_sizes, bool bias, Tensor y, Tensor reserve,
+                            std::optional<Tensor> dy, std::vector<std::optional<Tensor>> dfinal,
+                            std::vector<int64_t> needs) {
+  auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
+  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, needs);
 }
 
 }  // namespace torchrnn
 
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
-  m.def("add(Tensor a, Tensor b) -> Tensor");
+  m.def("has(str cell) -> bool");
+  m.def(
+      "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training) "
+      "-> Tensor[]");
+  m.def(
+      "layer_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, Tensor y, "
+      "Tensor reserve, Tensor? dy, Tensor?[] dfinal, int[] needs) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&torchrnn::isa)); }
+STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&torchrnn::isa));
+  m.impl("has", TORCH_BOX(&torchrnn::has));
+}
 
-STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) { m.impl("add", TORCH_BOX(&torchrnn::add)); }
+STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
+  m.impl("layer", TORCH_BOX(&torchrnn::forward_any));
+  m.impl("layer_backward", TORCH_BOX(&torchrnn::backward_any));
+}

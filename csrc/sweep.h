@@ -2,80 +2,16 @@
 //
 // A step multiplies the previous outputs with packed panels of weight_hh and applies the cell's function to the tile
 // while it is in the cache. Tasks own rows of the batch for the whole sequence, or a direction: no barrier in a step.
-// Letters: T time, B batch, I input, H hidden, P projected output (H without projection), G gates.
+// Letters as in layer.h.
 
-constexpr int MAX_STATES = 4;
-
-// Row r at step t of a tensor: dense with strides, or packed with the first row of each step.
-template <class T>
-struct Rows {
-  T* base;
-  int64_t step, row;
-  const int64_t* first;
-  T* at(int64_t t, int64_t r) const { return base + (first ? first[t] * row : t * step) + r * row; }
-};
-
-struct Shape {
-  int64_t T, B, I, H, P;
-  const int64_t* running;  // rows at each step, not increasing; null: B at every step
-  const int64_t* first;    // packed rows before each step; null: t * B
-  int64_t rows(int64_t t) const { return running ? running[t] : B; }
-  int64_t index(int64_t t, int64_t r) const { return (first ? first[t] : t * B) + r; }
-  int64_t total() const { return T == 0 ? 0 : first ? first[T - 1] + running[T - 1] : T * B; }
-  int64_t length(int64_t r) const {
-    if (!running) return T;
-    int64_t low = 0, high = T;  // the first t at which r no longer runs
-    while (low < high) {
-      int64_t middle = (low + high) / 2;
-      if (running[middle] > r) low = middle + 1; else high = middle;
-    }
-    return low;
-  }
-};
-
-// One direction of a layer: what it reads and writes. Null where there is none or nobody asks.
-template <class T>
-struct Direction {
-  bool reverse;
-  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
-  Rows<const T> x;
-  Rows<T> y;                      // (…, P)
-  const T* initial[MAX_STATES];   // (B, P), (B, H), …
-  T* final[MAX_STATES];
-  T* sequence[MAX_STATES];        // training: states after the first at every step, (N, H)
-  T* keep;                        // training: (N, saved, H)
-  T* unprojected;                 // training with projection: (N, H)
-  // backward
-  Rows<const T> dy;               // base null: zeros
-  const T* dfinal[MAX_STATES];
-  T* dinitial[MAX_STATES];
-  T* da;                          // scratch: gradients of the pre-activations, (N, columns, H)
-  T* dprojected;                  // scratch with projection: (N, P)
-  Rows<T> dx;
-  bool add_dx;                    // the other direction has written there
-  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr;
-};
-
-typedef void (*Body)(void*, int64_t);
-struct Parallel {
-  int threads;
-  void (*run)(void* context, int64_t tasks, Body body, void* data);  // calls body(data, task) for each task
-  void* context;
-};
-
-template <class T>
-struct Layer {
-  Shape shape;
-  int directions;
-  Direction<T> direction[2];
-  Parallel parallel;
-};
-
+// Scratch memory, as aligned as the longest vector.
 template <class T>
 struct Buffer {
   T* data;
-  explicit Buffer(int64_t n) : data((T*)allocate((size_t)(n > 0 ? n : 1) * sizeof(T))) {}
-  ~Buffer() { release(data); }
+  explicit Buffer(int64_t n) : data((T*)aligned_alloc(64, ((size_t)(n > 0 ? n : 1) * sizeof(T) + 63) / 64 * 64)) {
+    if (!data) abort();  // nothing sensible is left to do; torch's own allocator has been asked for far more
+  }
+  ~Buffer() { free(data); }
   Buffer(const Buffer&) = delete;
   operator T*() const { return data; }
 };
@@ -85,7 +21,7 @@ static void in_parallel(const Parallel& parallel, int64_t tasks, const F& f) {
   if (tasks == 1 || parallel.threads == 1) {
     for (int64_t i = 0; i < tasks; i++) f(i);
   } else {
-    parallel.run(parallel.context, tasks, [](void* data, int64_t i) { (*(const F*)data)(i); }, (void*)&f);
+    parallel.run(tasks, [](void* data, int64_t i) { (*(const F*)data)(i); }, (void*)&f);
   }
 }
 
@@ -465,7 +401,7 @@ template <class Cell, class V>
 static void layer_backward(const Layer<typename V::type>& layer) {
   using T = typename V::type;
   const Shape& s = layer.shape;
-  constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns;
+  constexpr int G = Cell::gates, S = Cell::states;
   int64_t H = s.H, out = s.P ? s.P : s.H, N = s.total();
   Panels<V> of_h(out, 1, G * H), of_r(H, 1, s.P), of_x(s.I, 1, G * H);
   int64_t size = of_h.size() + of_r.size() + of_x.size();

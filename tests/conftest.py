@@ -8,6 +8,7 @@ import torch
 def _poisoned_memory_and_seed():
     # in this mode torch.empty is filled with NaN, so that an element nobody wrote shows
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # torch's own two-thread LSTM crawls where another process takes a core
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)

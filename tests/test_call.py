@@ -5,24 +5,37 @@ import threading
 import pytest
 import torch
 from coupled import CoupledLSTM
+from fused import needs_kernels
 
 import torchrnn
 
 
+@needs_kernels
 def test_explain_tells_the_backend_and_each_refusal() -> None:
     layer, x = torchrnn.LSTM(3, 4), torch.randn(5, 2, 3)
-    assert torchrnn.explain(layer, x).backend == "aten"
-    assert str(torchrnn.explain(layer, x)) == "backend: aten"
-    told = torchrnn.explain(CoupledLSTM(3, 4), x)
+    assert torchrnn.explain(layer, x).backend == "cpu"
+    assert str(torchrnn.explain(layer, x)) == "backend: cpu"
+    half = torchrnn.explain(layer.bfloat16(), x.bfloat16())
+    assert half.backend == "aten"
+    assert str(half).startswith("backend: aten\n  not cpu: the input is torch.bfloat16")
+    assert torchrnn.explain(torchrnn.GRUCell(3, 4), x[0]).backend == "aten"
+
+
+def test_explain_a_cell_of_ones_own() -> None:
+    told = torchrnn.explain(CoupledLSTM(3, 4), torch.randn(5, 2, 3))
     assert told.backend == "reference"
-    assert str(told) == "backend: reference\n  not aten: torch has no kernel for the cell 'coupled_lstm'"
+    assert told.refusals["aten"] == "torch has no kernel for the cell 'coupled_lstm'"
+    assert "not aten: torch has no kernel for the cell 'coupled_lstm'" in str(told)
+
+
+def test_refusals_of_what_is_active() -> None:
+    layer, x = torchrnn.LSTM(3, 4), torch.randn(5, 2, 3)
     assert "empty" in torchrnn.explain(layer, x[:0]).refusals["aten"]
     with torch.autograd.forward_ad.dual_level():
         assert "forward-mode" in torchrnn.explain(layer, x).refusals["aten"]
     seen = []
     torch.vmap(lambda q: seen.append(torchrnn.explain(layer, q)) or q)(x.unsqueeze(0))
     assert "torch.func" in seen[0].refusals["aten"]
-    assert torchrnn.explain(torchrnn.GRUCell(3, 4), x[0]).backend == "aten"
 
 
 def test_explain_under_use() -> None:
@@ -68,8 +81,6 @@ def test_use_is_forgotten_after_an_exception_and_unknown_elsewhere() -> None:
 
 
 def test_use_names_the_backends_there_are() -> None:
-    with (
-        pytest.raises(ValueError, match="backend must be one of 'aten', 'reference', got 'cuda'"),
-        torchrnn.use("cuda"),
-    ):
+    words = "backend must be one of 'cpu', 'aten', 'reference', got 'cuda'"
+    with pytest.raises(ValueError, match=words), torchrnn.use("cuda"):
         pass

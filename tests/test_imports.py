@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "layer": {"cell", "call", "check", "sequence"},
     "_extension": set(),
     "backends/*": {"cell", "call", "regular", "_extension"},
+    "backends/cpu": {"backends", "call", "_extension"},  # its second derivatives are the reference's
     "cells/*": {"cell", "layer"},
     "cells/__init__": {"cells"},
     "expression": set(),

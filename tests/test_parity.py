@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from fused import CPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -105,7 +106,7 @@ def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], dtyp
         )
 
 
-@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize("backend", [CPU, "aten", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's own, of both
 @settings(max_examples=100, deadline=None, derandomize=True)

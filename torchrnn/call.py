@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchrnn.cell import Cell
 
@@ -76,12 +77,25 @@ def choose(call: Call) -> ModuleType:
     return backend
 
 
+_innermost_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def transform() -> str | None:
+    """The transform that is active and that a fused kernel does not know, in words, or None."""
+    if _innermost_transform() is not None:
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    return None
+
+
 @contextmanager
 def use(backend: str) -> Iterator[None]:
     """Force one backend for all calls within, in this thread and context.
 
     Args:
-        backend: ``"aten"`` (torch's own kernels) or ``"reference"`` (plain torch operations, step by step).
+        backend: ``"cpu"`` (our own kernels), ``"aten"`` (torch's) or ``"reference"`` (plain torch operations, step by
+            step).
 
     Raises:
         ValueError: there is no such backend.
@@ -126,7 +140,7 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         import torch
         import torchrnn
 
-        print(torchrnn.explain(torchrnn.LSTM(3, 5), torch.randn(7, 2, 3)))  # backend: aten
+        print(torchrnn.explain(torchrnn.LSTM(3, 5), torch.randn(7, 2, 3)))  # backend: cpu
         ```
     """
     request = getattr(layer, "request", None)

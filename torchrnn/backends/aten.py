@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from torchrnn.call import Call
+from torchrnn.call import Call, transform
 
 _LAYERS = {"rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu, "lstm": torch.lstm, "gru": torch.gru}
-_active_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _STEPS = {
     "rnn_tanh": torch.rnn_tanh_cell,
     "rnn_relu": torch.rnn_relu_cell,
@@ -23,13 +21,9 @@ def refuses(call: Call) -> str | None:
     name = call.cell.name
     if name not in _LAYERS:
         return f"torch has no kernel for the cell {name!r}"
-    if _active_transform() is not None:
-        return "a torch.func transform is active, and torch's kernels lack rules for some of them"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation is active, which torch's LSTM lacks"
     if not call.one_step and not call.x.numel():
         return "the input is empty, which torch's kernels refuse"
-    return None
+    return transform()
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -1,0 +1,79 @@
+// One recurrent layer as plain pointers and sizes: what the operators hand to the sweep.
+//
+// Letters: T time, B batch, N all steps of all rows, I input, H hidden, P projected output (0: none), G gates.
+#pragma once
+
+#include <stdint.h>
+
+// compiled under several instruction sets: inlined, so that none of them is linked in another's place
+#define TORCHRNN_HERE inline __attribute__((always_inline))
+
+namespace torchrnn {
+
+constexpr int MAX_STATES = 4;
+
+// Row r at step t of a tensor: dense with strides, or packed with the first row of each step.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t step, row;
+  const int64_t* first;
+  TORCHRNN_HERE T* at(int64_t t, int64_t r) const { return base + (first ? first[t] * row : t * step) + r * row; }
+};
+
+struct Shape {
+  int64_t T, B, I, H, P;
+  const int64_t* running;  // rows at each step, not increasing; null: B at every step
+  const int64_t* first;    // packed rows before each step; null: t * B
+  TORCHRNN_HERE int64_t rows(int64_t t) const { return running ? running[t] : B; }
+  TORCHRNN_HERE int64_t index(int64_t t, int64_t r) const { return (first ? first[t] : t * B) + r; }
+  TORCHRNN_HERE int64_t total() const { return T == 0 ? 0 : first ? first[T - 1] + running[T - 1] : T * B; }
+  TORCHRNN_HERE int64_t length(int64_t r) const {
+    if (!running) return T;
+    int64_t low = 0, high = T;  // the first t at which r no longer runs
+    while (low < high) {
+      int64_t middle = (low + high) / 2;
+      if (running[middle] > r) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+};
+
+// One direction of a layer: what it reads and writes. Null where there is none or nobody asks.
+template <class T>
+struct Direction {
+  bool reverse;
+  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  Rows<const T> x;
+  Rows<T> y;                     // (…, P), without projection (…, H)
+  const T* initial[MAX_STATES];  // as y (B, …), then (B, H)
+  T* final[MAX_STATES];
+  T* sequence[MAX_STATES];       // training: states after the first at every step, (N, H)
+  T* keep;                       // training: (N, saved, H)
+  T* unprojected;                // training with projection: (N, H)
+  // backward
+  Rows<const T> dy;              // base null: zeros
+  const T* dfinal[MAX_STATES];   // null: zeros
+  T* dinitial[MAX_STATES];
+  T* da;                         // scratch: gradients of the pre-activations, (N, columns, H)
+  T* dprojected;                 // scratch with projection: (N, P)
+  Rows<T> dx;
+  bool add_dx;                   // the other direction has written there
+  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr;
+};
+
+struct Parallel {
+  int threads;
+  void (*run)(int64_t tasks, void (*body)(void*, int64_t), void* data);  // calls body(data, task) for each task
+};
+
+template <class T>
+struct Layer {
+  Shape shape;
+  int directions;
+  Direction<T> direction[2];
+  Parallel parallel;
+};
+
+}  // namespace torchrnn

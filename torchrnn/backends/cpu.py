@@ -1,0 +1,117 @@
+"""Our own kernels for the CPU: one operator for a layer over the whole sequence, and one for its backward."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrnn import _extension
+from torchrnn.backends import reference
+from torchrnn.call import Call, transform
+
+
+@cache
+def _missing(cell: str) -> str | None:
+    """Why there is no kernel for a cell, or None."""
+    reason = _extension.missing()
+    if reason is None and not torch.ops.torchrnn.has(cell):
+        reason = f"no kernel was generated for the cell {cell!r}"
+    return reason
+
+
+def refuses(call: Call) -> str | None:
+    """Why our kernels cannot run this call, or None."""
+    reason = _missing(call.cell.name)
+    if reason is not None:
+        return reason
+    x = call.x
+    if x.device.type != "cpu":
+        return f"the input is on {x.device.type}"
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        return f"the input is {x.dtype}; the kernels compute in float32 and float64"
+    if call.one_step:
+        return "a single step costs less in torch's kernels"
+    if not x.numel() or not call.states[0].numel():
+        return "the input is empty"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace is recording, which torch's kernels let generalise over time"
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is active"
+    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+        return f"the input is a {type(x).__name__}, a subclass of Tensor"
+    return transform()
+
+
+def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Output and final states; shapes as in the reference."""
+    D = 2 if call.bidirectional else 1
+    per_layer = len(call.weights) // call.num_layers
+    differentiable = torch.is_grad_enabled() and (
+        call.x.requires_grad or any(t.requires_grad for t in (*call.states, *call.weights))
+    )
+    y, finals = call.x, []
+    for layer in range(call.num_layers):
+        states = call.states
+        if call.num_layers > 1:
+            states = tuple(s[layer * D : (layer + 1) * D] for s in states)
+        weights = call.weights[layer * per_layer : (layer + 1) * per_layer]
+        if differentiable:
+            y, *final = _Layer.apply(call, y, *states, *weights)  # pyright: ignore[reportGeneralTypeIssues]
+        else:
+            y, *final = torch.ops.torchrnn.layer(call.cell.name, y, states, weights, call.batch_sizes, call.bias, False)
+        finals.append(final)
+        if call.dropout and layer < call.num_layers - 1:
+            y = F.dropout(y, call.dropout)
+    if call.num_layers == 1:
+        return y, tuple(finals[0])
+    return y, tuple(torch.cat(s) for s in zip(*finals, strict=True))
+
+
+class _Layer(torch.autograd.Function):
+    """One layer: x, states and weights -> output and final states."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        S = len(call.cell.states)
+        *results, reserve = torch.ops.torchrnn.layer(
+            call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
+        )
+        ctx.save_for_backward(x, *tensors, results[0], reserve)
+        ctx.call = call._replace(x=None, states=(), weights=())  # keeps no tensor that save_for_backward should guard
+        ctx.set_materialize_grads(False)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, *tensors, y, reserve = ctx.saved_tensors
+        call, needs = ctx.call, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # this backward is differentiated in turn
+            return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
+        dy, *dfinal = gradients
+        S = len(call.cell.states)
+        found = torch.ops.torchrnn.layer_backward(
+            call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, y, reserve, dy, dfinal, needs
+        )
+        return (None, *(g if need else None for g, need in zip(found, needs, strict=True)))
+
+
+def _reference_gradients(
+    call: Call, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], gradients: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
+    """The same gradients by differentiating the reference, so that they can be differentiated again."""
+    S = len(call.cell.states)
+    y, finals = reference.run(
+        call._replace(x=inputs[0], states=inputs[1 : 1 + S], weights=inputs[1 + S :], num_layers=1, dropout=0.0)
+    )
+    outputs = [(r, g) for r, g in zip((y, *finals), gradients, strict=True) if g is not None]
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+    found = iter(
+        torch.autograd.grad(
+            [r for r, _ in outputs], wanted, [g for _, g in outputs], create_graph=True, allow_unused=True
+        )
+    )
+    return [next(found) if need else None for need in needs]
