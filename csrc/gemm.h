@@ -63,6 +63,33 @@ static void multiply(int C, int rows, int64_t K, const typename V::type* const* 
 #undef TORCHRNN_CASE
 }
 
+// Rows and columns of a square block exchanged: in each round, neighbours `half` apart swap their off-diagonal quarters.
+template <class V>
+static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
+  constexpr int L = V::lanes;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef decltype(V{}.v < V{}.v) Index;
+  for (int half = 1; half < L; half *= 2) {
+    Index low, high;
+    for (int l = 0; l < L; l++) {
+      low[l] = l & half ? L + l - half : l;
+      high[l] = l & half ? L + l : l + half;
+    }
+    for (int i = 0; i < L; i++)
+      if (!(i & half)) {
+        V a = rows[i], b = rows[i + half];
+        rows[i].v = __builtin_shuffle(a.v, b.v, low);
+        rows[i + half].v = __builtin_shuffle(a.v, b.v, high);
+      }
+  }
+#else
+  typename V::type block[L][L];
+  for (int i = 0; i < L; i++)
+    for (int j = 0; j < L; j++) block[j][i] = rows[i].v[j];
+  for (int i = 0; i < L; i++) rows[i] = V::load(block[i]);
+#endif
+}
+
 // How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last.
 template <class V>
 struct Panels {
@@ -94,12 +121,22 @@ struct Panels {
         const typename V::type* from = w + g * gate + first * unit;
         typename V::type* out = to + (b * G + g) * V::lanes;
         int64_t step = (int64_t)n * G * V::lanes;
-        if (unit == 1 && lanes == V::lanes) {
-          for (int64_t k = 0; k < K; k++) V::load(from + k * depth).store(out + k * step);
-        } else {
-          for (int64_t k = 0; k < K; k++)
-            for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
+        int64_t k = 0;
+        if (unit == 1) {
+          for (; k < K; k++) {
+            V row = lanes == V::lanes ? V::load(from + k * depth) : V::load_first(from + k * depth, (int)lanes);
+            row.store(out + k * step);
+          }
+        } else if (depth == 1) {
+          for (; k + V::lanes <= K; k += V::lanes) {
+            V rows[V::lanes];
+            for (int l = 0; l < V::lanes; l++) rows[l] = l < lanes ? V::load(from + l * unit + k) : splat<V>(0);
+            transpose(rows);
+            for (int l = 0; l < V::lanes; l++) rows[l].store(out + (k + l) * step);
+          }
         }
+        for (; k < K; k++)
+          for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
       }
     }
   }

@@ -22,9 +22,8 @@ class ArgumentError(ValueError, RuntimeError):
     """
 
 
-def sizes(input_size: Any, hidden_size: Any, bias: Any) -> None:
+def sizes(input_size: Any, hidden_size: Any) -> None:
     """Check what layers and cells have in common, in torch.nn's words."""
-    _bool("bias", bias)
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
         if not isinstance(value, int):
             raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
@@ -43,7 +42,8 @@ def layer_options(layer: Recurrent, dropout: Any) -> None:
             f"greater than 1, but got dropout={dropout} and num_layers={layer.num_layers}",
             stacklevel=_caller_of_constructor(),
         )
-    sizes(layer.input_size, layer.hidden_size, layer.bias)
+    sizes(layer.input_size, layer.hidden_size)
+    _bool("bias", layer.bias)
     _bool("batch_first", layer.batch_first)
     for name in ("input_size", "hidden_size", "num_layers"):
         if getattr(layer, name) <= 0:
@@ -122,8 +122,8 @@ def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> N
     _matches_weight("input", x, weight, "RNN input")
 
 
-def cell_input(cell: RecurrentCell, input: Any, weight: Tensor) -> None:
-    """Raise for an input that a cell cannot take."""
+def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
+    """Raise for an input or states that a cell cannot take: sizes first, as torch does, then dtypes and devices."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a Tensor (B, I), got {type(input).__name__}")
     if input.dim() not in (1, 2):
@@ -136,7 +136,12 @@ def cell_input(cell: RecurrentCell, input: Any, weight: Tensor) -> None:
             f"input has inconsistent input_size: got {input.size(-1)} expected {cell.input_size}; input must be "
             f"(B, I) = (B, {cell.input_size}), got {_shape(input)}"
         )
+    states = [] if hx is None else _each_state(cell, hx, cell.hidden_size)
+    for k, (name, state, width) in enumerate(states):
+        _cell_state(cell, k, name, state, input, width)
     _matches_weight("input", input, weight, f"{type(cell).__name__} input")
+    for name, state, _ in states:
+        _matches_input(name, state, input)
 
 
 def layer_states(layer: Recurrent, hx: Any, x: Tensor, shape: tuple[int, ...]) -> None:
@@ -150,25 +155,22 @@ def layer_states(layer: Recurrent, hx: Any, x: Tensor, shape: tuple[int, ...]) -
         _matches_input(name, state, x)
 
 
-def cell_states(cell: RecurrentCell, hx: Any, x: Tensor) -> None:
-    """Raise for states that a cell cannot take; ``x`` is the input, (B, I) or (I,)."""
-    for k, (name, state, width) in enumerate(_each_state(cell, hx, cell.hidden_size)):
-        if state.dim() not in (1, 2):
-            called = "hidden" if len(cell.cell.states) == 1 else name
-            raise ArgumentError(
-                f"{type(cell).__name__}: Expected {called} to be 1D or 2D, got {state.dim()}D instead: a cell's state "
-                f"is (B, H), without the dimension of layers that a layer's has; got {_shape(state)}"
-            )
-        expected = (*x.shape[:-1], width)
-        if state.shape == expected:
-            _matches_input(name, state, x)
-            continue
-        detail = f"{name} must be {'(B, H)' if x.dim() == 2 else '(H,)'} = {expected}, got {_shape(state)}"
-        if state.dim() == x.dim() == 2 and state.size(0) != x.size(0):
-            raise ArgumentError(
-                f"Input batch size {x.size(0)} doesn't match hidden{k} batch size {state.size(0)}; {detail}"
-            )
-        raise ArgumentError(f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}")
+def _cell_state(cell: RecurrentCell, k: int, name: str, state: Tensor, x: Tensor, width: int) -> None:
+    if state.dim() not in (1, 2):
+        called = "hidden" if len(cell.cell.states) == 1 else name
+        raise ArgumentError(
+            f"{type(cell).__name__}: Expected {called} to be 1D or 2D, got {state.dim()}D instead: a cell's state "
+            f"is (B, H), without the dimension of layers that a layer's has; got {_shape(state)}"
+        )
+    expected = (*x.shape[:-1], width)
+    if state.shape == expected:
+        return
+    detail = f"{name} must be {'(B, H)' if x.dim() == 2 else '(H,)'} = {expected}, got {_shape(state)}"
+    if state.dim() == x.dim() == 2 and state.size(0) != x.size(0):
+        raise ArgumentError(
+            f"Input batch size {x.size(0)} doesn't match hidden{k} batch size {state.size(0)}; {detail}"
+        )
+    raise ArgumentError(f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}")
 
 
 def _each_state(module: Recurrent | RecurrentCell, hx: Any, first_width: int) -> list[tuple[str, Tensor, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -18,6 +19,7 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
 }
+_BY_NAME = {theirs.__name__ for theirs in _OURS}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -72,6 +74,10 @@ def convert(model: Model, to: str = "torchrnn", *, report: Callable[[str], Any] 
     tell = report or (lambda line: None)
     classes = _OURS if to == "torchrnn" else _THEIRS
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            if getattr(module, "original_name", None) in _BY_NAME:
+                tell(f"{name or 'the model itself'}: {module.original_name} is left: it is compiled by torch.jit")
+            continue
         if not is_recurrent(module):
             continue
         called = f"{name or 'the model itself'}: {_kind(module)}({module.extra_repr()})"

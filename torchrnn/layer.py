@@ -250,7 +250,7 @@ class RecurrentCell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check.sizes(input_size, hidden_size, bias)
+        check.sizes(input_size, hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -291,46 +291,54 @@ class RecurrentCell(nn.Module):
 
     def request(self, input: Any, hx: Any = None) -> tuple[Call, bool]:
         """The call that ``forward`` makes of its arguments, and whether it came without a batch."""
-        names, parameters = ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self._parameters
-        try:
-            weights: list[Any] = [parameters[name] for name in names]
+        cell, parameters = self.cell, self._parameters
+        try:  # what getattr would find, without its detour
+            weights: Any = (
+                parameters["weight_ih"],
+                parameters["weight_hh"],
+                parameters["bias_ih"],
+                parameters["bias_hh"],
+            )
         except KeyError:
-            weights = [getattr(self, name) for name in names]
+            weights = tuple(getattr(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         w = weights[0]
-        if (
-            not isinstance(input, Tensor)
-            or input.dim() != 2
-            or input.shape[1] != self.input_size
-            or input.dtype != w.dtype
-            or input.device != w.device
-        ):
-            check.cell_input(self, input, w)
-        shape = (*input.shape[:-1], self.hidden_size)
-        if hx is None:
-            states = (torch.zeros(shape, dtype=input.dtype, device=input.device),) * len(self.cell.states)
+        if isinstance(input, Tensor) and input.dim() == 2:
+            B, unbatched = input.size(0), False
+            if hx is None:
+                hx = torch.zeros(B, self.hidden_size, dtype=input.dtype, device=input.device)
+                states = (hx,) * len(cell.states)
+            else:
+                states = (hx,) if isinstance(hx, Tensor) else tuple(hx) if isinstance(hx, (tuple, list)) else ()
+                if not _fit(states, isinstance(hx, Tensor), cell, input, (B, self.hidden_size)):
+                    check.cell_call(self, input, hx, w)
+            if input.size(1) != self.input_size or input.dtype is not w.dtype or input.device != w.device:
+                check.cell_call(self, input, hx if len(cell.states) == 1 else states, w)
         else:
-            states = (hx,) if isinstance(hx, Tensor) else hx
-            if not _fit(states, isinstance(hx, Tensor), self.cell, input, shape, shape):
-                check.cell_states(self, hx, input)
-        unbatched = input.dim() == 1
-        if unbatched:
-            input, states = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states)
-        return Call(self.cell, input, tuple(states), weights, self.bias, one_step=True), unbatched
+            check.cell_call(self, input, hx, w)
+            unbatched = True
+            if hx is None:
+                hx = (torch.zeros(self.hidden_size, dtype=input.dtype, device=input.device),) * len(cell.states)
+            input = input.unsqueeze(0)
+            states = tuple(s.unsqueeze(0) for s in ((hx,) if isinstance(hx, Tensor) else hx))
+        return Call(cell, input, states, weights, self.bias, 1, 0.0, False, False, None, True), unbatched
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias}")
 
 
-def _fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: tuple[int, ...]) -> bool:
+def _fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: Any = None) -> bool:
     """Whether ``states`` are the cell's, each of its shape, with the dtype and device of ``x``."""
     if not isinstance(states, (tuple, list)) or len(states) != len(cell.states) or alone != (len(states) == 1):
         return False
-    expected = first
+    expected, dtype, device = first, x.dtype, x.device
     for state in states:
-        if not isinstance(state, Tensor) or state.shape != expected:
+        if (
+            not isinstance(state, Tensor)
+            or state.shape != expected
+            or state.dtype is not dtype
+            or state.device != device
+        ):
             return False
-        if state.dtype != x.dtype or state.device != x.device:
-            return False
-        expected = rest
+        expected = rest or first
     return True

@@ -25,6 +25,8 @@ def _missing(cell: str) -> str | None:
 
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
+    if call.one_step:
+        return "a single step costs less in torch's kernels"
     reason = _missing(call.cell.name)
     if reason is not None:
         return reason
@@ -33,8 +35,6 @@ def refuses(call: Call) -> str | None:
         return f"the input is on {x.device.type}"
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         return f"the input is {x.dtype}; the kernels compute in float32 and float64"
-    if call.one_step:
-        return "a single step costs less in torch's kernels"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
     if torch._C._get_tracing_state() is not None:
