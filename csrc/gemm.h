@@ -90,6 +90,34 @@ static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
 #endif
 }
 
+// The products of one row x with `count` rows of w, side by side: for calls of so few rows that packing w would cost more
+// than the product. The sum runs in another order than multiply's.
+template <class V>
+static V dot_rows(int count, int64_t K, const typename V::type* w, int64_t row, const typename V::type* x) {
+  V sum[V::lanes];
+  for (int l = 0; l < V::lanes; l++) sum[l] = splat<V>(0);
+  int64_t k = 0;
+  if (count == V::lanes) {
+    for (; k + V::lanes <= K; k += V::lanes) {
+      V value = V::load(x + k);
+      for (int l = 0; l < V::lanes; l++) sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
+    }
+  } else {
+    for (; k + V::lanes <= K; k += V::lanes) {
+      V value = V::load(x + k);
+      for (int l = 0; l < count; l++) sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
+    }
+  }
+  if (k < K) {
+    V value = V::load_first(x + k, (int)(K - k));
+    for (int l = 0; l < count; l++) sum[l] = fma(V::load_first(w + l * row + k, (int)(K - k)), value, sum[l]);
+  }
+  transpose(sum);
+  for (int half = V::lanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; l++) sum[l] = sum[l] + sum[l + half];
+  return sum[0];
+}
+
 // How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last.
 template <class V>
 struct Panels {
@@ -213,10 +241,26 @@ struct Transposed {
         }
       }
     }
-    for (int64_t n = n0; n < n1; n++) {
-      int64_t p = (n - n0) / W, c = (n - n0) % W;
-      for (int64_t m = 0; m < M && out; m++) out[n * out_row + m] = result[(p * blocks() * R + m) * W + c];
-      if (sums) sums[n] = totals[p * W + c];
+    for (int64_t p = 0; p < panels() && out; p++)
+      for (int c = 0; c < C; c++) {
+        int64_t n = n0 + p * W + c * V::lanes;
+        if (n < n1) write(result + p * blocks() * R * W + c * V::lanes, n1 - n, out + n * out_row, out_row);
+      }
+    for (int64_t n = n0; n < n1 && sums; n++) sums[n] = totals[(n - n0) / W * W + (n - n0) % W];
+  }
+
+  // A column of vectors, [M][W], turned into rows of out.
+  void write(const T* from, int64_t columns, T* out, int64_t out_row) const {
+    int count = columns < V::lanes ? (int)columns : V::lanes;
+    for (int64_t m = 0; m < M; m += V::lanes) {
+      int64_t left = M - m;
+      V rows[V::lanes];
+      for (int l = 0; l < V::lanes; l++) rows[l] = l < left ? V::load(from + (m + l) * W) : splat<V>(0);
+      transpose(rows);
+      for (int l = 0; l < count; l++) {
+        if (left >= V::lanes) rows[l].store(out + l * out_row + m);
+        else rows[l].store_first(out + l * out_row + m, (int)left);
+      }
     }
   }
 

@@ -33,10 +33,34 @@ static void in_threads(int64_t tasks, void (*body)(void*, int64_t), void* data) 
   });
 }
 
+static int32_t type_code(const Tensor& t) {
+  int32_t code;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
+  return code;
+}
+
 static Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 static Tensor dense_rows(const Tensor& t) { return t.stride(-1) == 1 ? t : torch::stable::contiguous(t); }
 
-// One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand.
+// A fresh tensor by the shortest way: torch's new_empty takes four times as long.
+static Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  int64_t strides[4], step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= sizes.begin()[i]) strides[i] = step;
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides,
+                                                         type_code(like), aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+static Tensor fresh_as(const Tensor& t) {
+  switch (t.dim()) {
+    case 1: return fresh(t, {t.size(0)});
+    case 2: return fresh(t, {t.size(0), t.size(1)});
+    default: return fresh(t, {t.size(0), t.size(1), t.size(2)});
+  }
+}
+
+// One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand. A single step is a
+// layer of one step and one direction whose tensors lack those two dimensions.
 template <class T>
 struct Request {
   const CellKernels& cell;
@@ -46,22 +70,22 @@ struct Request {
   Layer<T> layer{};
   int64_t N, out;
   int per_direction;
-  bool bias;
+  bool bias, one_step;
 
   Request(const CellKernels& cell, const Tensor& input, const Tensors& given, const Tensors& params,
           const std::optional<Tensor>& batch_sizes, bool bias)
-      : cell(cell), x(dense_rows(input)), bias(bias) {
+      : cell(cell), x(dense_rows(input)), bias(bias), one_step(given[0].dim() == 2) {
     for (const Tensor& t : given) states.push_back(dense(t));
     for (const Tensor& t : params) weights.push_back(dense(t));
     Shape& s = layer.shape;
-    layer.directions = (int)states[0].size(0);
+    layer.directions = one_step ? 1 : (int)states[0].size(0);
     per_direction = (int)weights.size() / layer.directions;
     bool packed = batch_sizes.has_value();
-    s.T = packed ? batch_sizes->size(0) : x.size(0);
-    s.B = states[0].size(1);
+    s.T = packed ? batch_sizes->size(0) : one_step ? 1 : x.size(0);
+    s.B = states[0].size(-2);
     s.I = x.size(-1);
     s.H = weights[0].size(0) / cell.gates;
-    out = states[0].size(2);
+    out = states[0].size(-1);
     s.P = per_direction == (bias ? 5 : 3) ? out : 0;
     if (packed) {
       s.running = batch_sizes->const_data_ptr<int64_t>();
@@ -91,7 +115,7 @@ struct Request {
   // A (T, B, …) tensor by its strides, or a packed (N, …) one.
   Rows<const T> rows(const Tensor& t) const {
     const T* base = t.template const_data_ptr<T>();
-    return layer.shape.first ? Rows<const T>{base, 0, t.stride(0), layer.shape.first}
+    return layer.shape.first || one_step ? Rows<const T>{base, 0, t.stride(0), layer.shape.first}
                              : Rows<const T>{base, t.stride(0), t.stride(1), nullptr};
   }
   Rows<T> rows_of(T* base, int64_t width) const {
@@ -121,6 +145,7 @@ static void forward(const CellKernels& c, const Layer<double>& l) { c.forward_do
 static void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
 static void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
 
+// Output, final states, and in training what backward needs; a single step has no output beside its states.
 template <class T>
 static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                           const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
@@ -129,20 +154,21 @@ static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensor
   int64_t width = layer.directions * request.out;
   Tensors results;
   results.reserve((size_t)cell.states + 2);
-  results.push_back(batch_sizes.has_value()
-                        ? torch::stable::new_empty(x, {request.N, width})
-                        : torch::stable::new_empty(x, {layer.shape.T, layer.shape.B, width}));
+  if (batch_sizes.has_value()) results.push_back(fresh(x, {request.N, width}));
+  else if (!request.one_step) results.push_back(fresh(x, {layer.shape.T, layer.shape.B, width}));
+  size_t first = results.size();
   for (int k = 0; k < cell.states; k++)
-    results.push_back(torch::stable::new_empty(x, {layer.directions, layer.shape.B, request.width(k)}));
+    results.push_back(request.one_step ? fresh(x, {layer.shape.B, request.width(k)})
+                                       : fresh(x, {layer.directions, layer.shape.B, request.width(k)}));
   T* reserve = nullptr;
   if (training) {
-    results.push_back(torch::stable::new_empty(x, {layer.directions * request.reserve_size()}));
+    results.push_back(fresh(x, {layer.directions * request.reserve_size()}));
     reserve = results.back().template mutable_data_ptr<T>();
   }
   request.set_outputs(results[0].template mutable_data_ptr<T>(), reserve);
   for (int d = 0; d < layer.directions; d++)
     for (int k = 0; k < cell.states; k++)
-      layer.direction[d].final[k] = results[(size_t)k + 1].template mutable_data_ptr<T>() + d * request.row(k);
+      layer.direction[d].final[k] = results[first + (size_t)k].template mutable_data_ptr<T>() + d * request.row(k);
   forward(cell, layer);
   return results;
 }
@@ -162,17 +188,14 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
   results.reserve(1 + S + weights.size());
   for (size_t i = 0; i < 1 + S + weights.size(); i++) {
     const Tensor& like = i == 0 ? x : i <= S ? request.states[i - 1] : request.weights[i - 1 - S];
-    if (!needs[i]) results.push_back(torch::stable::new_empty(x, {0}));
-    else if (i) results.push_back(torch::stable::empty_like(like));
-    else if (batch_sizes.has_value()) results.push_back(torch::stable::new_empty(x, {request.N, s.I}));
-    else results.push_back(torch::stable::new_empty(x, {s.T, s.B, s.I}));
+    results.push_back(needs[i] ? fresh_as(like) : fresh(x, {0}));
   }
   auto pointer = [&](size_t i) { return needs[i] ? results[i].template mutable_data_ptr<T>() : nullptr; };
   std::optional<Tensor> above;
   if (dy.has_value()) above = dense_rows(*dy);
   Tensors ends;
   for (size_t k = 0; k < S; k++) ends.push_back(dfinal[k].has_value() ? dense(*dfinal[k]) : y);
-  Tensor scratch = torch::stable::new_empty(x, {layer.directions * request.N * (cell.columns * s.H + s.P)});
+  Tensor scratch = fresh(x, {layer.directions * request.N * (cell.columns * s.H + s.P)});
   T* at = scratch.mutable_data_ptr<T>();
   for (int d = 0; d < layer.directions; d++) {
     Direction<T>& to = layer.direction[d];
@@ -206,16 +229,16 @@ static const CellKernels& known(const std::string& cell) {
   return *kernels;
 }
 
-static Tensors forward_any(std::string cell, Tensor x, Tensors states, Tensors weights,
-                           std::optional<Tensor> batch_sizes, bool bias, bool training) {
+static Tensors forward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                           const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
   auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
   return f(known(cell), x, states, weights, batch_sizes, bias, training);
 }
 
-static Tensors backward_any(std::string cell, Tensor x, Tensors states, Tensors weights,
-                            std::optional<Tensor> batch_sizes, bool bias, Tensor y, Tensor reserve,
-                            std::optional<Tensor> dy, std::vector<std::optional<Tensor>> dfinal,
-                            std::vector<int64_t> needs) {
+static Tensors backward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                            const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y,
+                            const Tensor& reserve, const std::optional<Tensor>& dy,
+                            const std::vector<std::optional<Tensor>>& dfinal, const std::vector<int64_t>& needs) {
   auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
   return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, needs);
 }

@@ -113,6 +113,32 @@ struct Sweep {
     finish(own);
   }
 
+  // One step of few rows, straight from the weights as they lie.
+  void forward_direct() const {
+    start({0, s.B});
+    alignas(64) T tile[G * V::lanes];
+    Buffer<T> x_part(G * H + V::lanes);
+    for (int64_t r = 0; r < s.B; r++) {
+      const T *x = d.x.at(0, r), *h = output_before(0, r);
+      for (int64_t n = 0; n < G * H; n += V::lanes) {
+        int lanes = G * H - n < V::lanes ? (int)(G * H - n) : V::lanes;
+        V sum = dot_rows<V>(lanes, s.I, d.w_ih + n * s.I, s.I, x);
+        if (d.b_ih) sum = sum + load<V>(d.b_ih + n, lanes);
+        sum.store(x_part + n);
+      }
+      for (int64_t unit = 0; unit < H; unit += V::lanes) {
+        int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+        for (int g = 0; g < G; g++) {
+          V sum = dot_rows<V>(lanes, out, d.w_hh + (g * H + unit) * out, out, h);
+          if (d.b_hh && Cell::h_column[g] == g) sum = sum + load<V>(d.b_hh + g * H + unit, lanes);
+          sum.store(tile + g * V::lanes);
+        }
+        units(0, r, unit, tile, x_part, h, nullptr);
+      }
+    }
+    finish({0, s.B});
+  }
+
   void start(const Chunk& own) const {
     for (int k = 1; k < S; k++)
       if (!d.sequence[k])
@@ -335,6 +361,10 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   const Shape& s = layer.shape;
   constexpr int G = Cell::gates;
   int64_t H = s.H, out = s.P ? s.P : s.H;
+  if (s.T == 1 && s.B <= 4 && !s.P) {
+    for (int i = 0; i < layer.directions; i++) Sweep<Cell, V>(s, layer.direction[i]).forward_direct();
+    return;
+  }
   Panels<V> of_x(G * H, 1, s.I), of_h(H, G, out), of_r(s.P, 1, H);
   int64_t size = of_x.size() + of_h.size() + of_r.size() + G * H + V::lanes;
   Buffer<T> packed(size * layer.directions);

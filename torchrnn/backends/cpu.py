@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -25,8 +26,6 @@ def _missing(cell: str) -> str | None:
 
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
-    if call.one_step:
-        return "a single step costs less in torch's kernels"
     reason = _missing(call.cell.name)
     if reason is not None:
         return reason
@@ -48,21 +47,18 @@ def refuses(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
+    if call.one_step:
+        states = _layer(call, call.x, call.states, call.weights if call.bias else call.weights[:2])
+        return states[0], tuple(states)
     D = 2 if call.bidirectional else 1
     per_layer = len(call.weights) // call.num_layers
-    differentiable = torch.is_grad_enabled() and (
-        call.x.requires_grad or any(t.requires_grad for t in (*call.states, *call.weights))
-    )
     y, finals = call.x, []
     for layer in range(call.num_layers):
         states = call.states
         if call.num_layers > 1:
             states = tuple(s[layer * D : (layer + 1) * D] for s in states)
         weights = call.weights[layer * per_layer : (layer + 1) * per_layer]
-        if differentiable:
-            y, *final = _Layer.apply(call, y, *states, *weights)  # pyright: ignore[reportGeneralTypeIssues]
-        else:
-            y, *final = torch.ops.torchrnn.layer(call.cell.name, y, states, weights, call.batch_sizes, call.bias, False)
+        y, *final = _layer(call, y, states, weights)
         finals.append(final)
         if call.dropout and layer < call.num_layers - 1:
             y = F.dropout(y, call.dropout)
@@ -71,13 +67,22 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     return y, tuple(torch.cat(s) for s in zip(*finals, strict=True))
 
 
+def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """One layer: output and final states; of a single step the new states alone."""
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
+    ):
+        return _Layer.apply(call, x, *states, *weights)  # pyright: ignore[reportReturnType]
+    return torch.ops.torchrnn.layer.default(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
+
+
 class _Layer(torch.autograd.Function):
-    """One layer: x, states and weights -> output and final states."""
+    """The operators for autograd: x, states and weights -> output and final states."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
-        *results, reserve = torch.ops.torchrnn.layer(
+        *results, reserve = torch.ops.torchrnn.layer.default(
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
         )
         ctx.save_for_backward(x, *tensors, results[0], reserve)
@@ -91,9 +96,9 @@ class _Layer(torch.autograd.Function):
         call, needs = ctx.call, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # this backward is differentiated in turn
             return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
-        dy, *dfinal = gradients
+        dy, dfinal = (None, gradients) if call.one_step else (gradients[0], gradients[1:])
         S = len(call.cell.states)
-        found = torch.ops.torchrnn.layer_backward(
+        found = torch.ops.torchrnn.layer_backward.default(
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, y, reserve, dy, dfinal, needs
         )
         return (None, *(g if need else None for g, need in zip(found, needs, strict=True)))
@@ -107,7 +112,8 @@ def _reference_gradients(
     y, finals = reference.run(
         call._replace(x=inputs[0], states=inputs[1 : 1 + S], weights=inputs[1 + S :], num_layers=1, dropout=0.0)
     )
-    outputs = [(r, g) for r, g in zip((y, *finals), gradients, strict=True) if g is not None]
+    results = finals if call.one_step else (y, *finals)
+    outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     found = iter(
         torch.autograd.grad(
