@@ -51,6 +51,8 @@ def name(path):
 def _as_in_a_fresh_process():
     """Examples seed themselves, run on one thread, and leave no cell behind."""
     cells, threads, state = dict(CELLS), torch.get_num_threads(), torch.get_rng_state()
+    for one in [n for n, c in cells.items() if not c.step.__module__.startswith("torchrnn.")]:
+        del CELLS[one]  # defined by another test
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         yield

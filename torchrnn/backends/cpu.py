@@ -94,7 +94,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         x, *tensors, y, reserve = ctx.saved_tensors
         call, needs = ctx.call, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():  # this backward is differentiated in turn
+        if torch.is_grad_enabled() or any(_batched(g) for g in gradients if g is not None):
             return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
         dy, dfinal = (None, gradients) if call.one_step else (gradients[0], gradients[1:])
         S = len(call.cell.states)
@@ -104,20 +104,27 @@ class _Layer(torch.autograd.Function):
         return (None, *(g if need else None for g, need in zip(found, needs, strict=True)))
 
 
+def _batched(gradient: Tensor) -> bool:
+    """Whether a gradient stands for many: autograd.grad was asked for ``is_grads_batched``, or runs inside vmap."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_legacy_batchedtensor(gradient) or functorch.is_functorch_wrapped_tensor(gradient)
+
+
 def _reference_gradients(
     call: Call, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], gradients: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
-    """The same gradients by differentiating the reference, so that they can be differentiated again."""
+    """The same gradients by differentiating the reference, so that they can be differentiated again, or batched."""
     S = len(call.cell.states)
-    y, finals = reference.run(
-        call._replace(x=inputs[0], states=inputs[1 : 1 + S], weights=inputs[1 + S :], num_layers=1, dropout=0.0)
-    )
+    again = torch.is_grad_enabled()
+    if not again:
+        inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
+    with torch.enable_grad():
+        y, finals = reference.run(
+            call._replace(x=inputs[0], states=inputs[1 : 1 + S], weights=inputs[1 + S :], num_layers=1, dropout=0.0)
+        )
     results = finals if call.one_step else (y, *finals)
     outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
-    found = iter(
-        torch.autograd.grad(
-            [r for r, _ in outputs], wanted, [g for _, g in outputs], create_graph=True, allow_unused=True
-        )
-    )
+    given = [g for _, g in outputs]
+    found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
