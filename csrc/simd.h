@@ -106,7 +106,7 @@ template <class T, int L> static TORCHRNN_INLINE Vec<T, L> fma(Vec<T, L> a, Vec<
   return {a.v * b.v + c.v};
 }
 
-// x raised to lo, lowered to hi: one instruction each, and NaN stays NaN because of the order of the operands.
+// a > b ? a : b and a < b ? a : b, one instruction each; where either is NaN the result is b.
 template <class V> static TORCHRNN_INLINE V greater_or_second(V a, V b) {
 #if TORCHRNN_AVX512  // GCC 12 makes a comparison and a blend of it at this width
   if constexpr (sizeof a.v == 64 && sizeof(typename V::type) == 4)
@@ -125,17 +125,17 @@ template <class V> static TORCHRNN_INLINE V less_or_second(V a, V b) {
 #endif
   return {a.v < b.v ? a.v : b.v};
 }
+
+// x raised to lo, lowered to hi; NaN stays NaN because of the order of the operands.
 template <class V> static TORCHRNN_INLINE V at_least(V x, double lo) { return greater_or_second(splat<V>(lo), x); }
 template <class V> static TORCHRNN_INLINE V at_most(V x, double hi) { return less_or_second(splat<V>(hi), x); }
 
 // As torch.maximum and torch.minimum: NaN if either is.
 template <class T, int L> static TORCHRNN_INLINE Vec<T, L> max(Vec<T, L> a, Vec<T, L> b) {
-  Vec<T, L> m = {a.v > b.v ? a.v : b.v};
-  return select(a == a, m, a);
+  return select(a == a, greater_or_second(a, b), a);
 }
 template <class T, int L> static TORCHRNN_INLINE Vec<T, L> min(Vec<T, L> a, Vec<T, L> b) {
-  Vec<T, L> m = {a.v < b.v ? a.v : b.v};
-  return select(a == a, m, a);
+  return select(a == a, less_or_second(a, b), a);
 }
 
 template <class V> static TORCHRNN_INLINE V abs(V a) {
