@@ -17,14 +17,14 @@ constexpr int MAX_TILE = 24;    // vectors of a tile
 
 template <class V, int R, int C>
 static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t stride, const typename V::type* w,
-                          typename V::type* tile, bool add) {
+                          int64_t step, typename V::type* tile, bool add) {
   using T = typename V::type;
   V sum[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) sum[r][c] = add ? V::load(tile + (r * C + c) * V::lanes) : splat<V>(0);
   const T* row[R];
   for (int r = 0; r < R; r++) row[r] = a[r];
-  for (int64_t k = 0, at = 0; k < K; k++, at += stride, w += C * V::lanes) {
+  for (int64_t k = 0, at = 0; k < K; k++, at += stride, w += step) {
     V b[C];
     for (int c = 0; c < C; c++) b[c] = V::load(w + c * V::lanes);
     for (int r = 0; r < R; r++) {
@@ -38,18 +38,19 @@ static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t s
 
 template <class V, int C, int R>
 static void multiply_rows(int rows, int64_t K, const typename V::type* const* a, int64_t stride,
-                          const typename V::type* w, typename V::type* tile, bool add) {
+                          const typename V::type* w, int64_t step, typename V::type* tile, bool add) {
   if constexpr (R > 1)
-    if (rows < R) return multiply_rows<V, C, R - 1>(rows, K, a, stride, w, tile, add);
-  multiply_tile<V, R, C>(K, a, stride, w, tile, add);
+    if (rows < R) return multiply_rows<V, C, R - 1>(rows, K, a, stride, w, step, tile, add);
+  multiply_tile<V, R, C>(K, a, stride, w, step, tile, add);
 }
 
-// tile[rows][C][L] = (add ? tile : 0) + sum over k of a[r][k * stride] * w[k]; 1 <= rows <= tile_rows<V>(C).
+// tile[rows][C][L] = (add ? tile : 0) + sum over k of a[r][k * stride] * w[k * step]; 1 <= rows <= tile_rows<V>(C).
+// In a panel the step is C * L.
 template <class V>
 static void multiply(int C, int rows, int64_t K, const typename V::type* const* a, int64_t stride,
-                     const typename V::type* w, typename V::type* tile, bool add) {
+                     const typename V::type* w, int64_t step, typename V::type* tile, bool add) {
 #define TORCHRNN_CASE(c) \
-  case c: return multiply_rows<V, c, tile_rows<V>(c)>(rows, K, a, stride, w, tile, add);
+  case c: return multiply_rows<V, c, tile_rows<V>(c)>(rows, K, a, stride, w, step, tile, add);
   switch (C) {
     TORCHRNN_CASE(1)
     TORCHRNN_CASE(2)
@@ -168,24 +169,42 @@ struct Panels {
       }
     }
   }
-  void pack_all(typename V::type* to, const typename V::type* w, int64_t gate, int64_t unit, int64_t depth) const {
-    for (int64_t p = 0; p < count(); p++) pack(p, to + offset(p), w, gate, unit, depth);
+};
+
+// A matrix as the right-hand side of products: packed, or with full panels read as they lie.
+template <class V>
+struct Matrix {
+  using T = typename V::type;
+  Panels<V> panels;
+  T* packed = nullptr;
+  const T* raw = nullptr;  // where it serves unpacked
+  int64_t depth = 0;
+
+  const T* at(int64_t p) const { return whole(p) ? raw + p * panels.width() : packed + panels.offset(p); }
+  int64_t step(int64_t p) const { return whole(p) ? depth : (int64_t)panels.vectors(p) * panels.G * V::lanes; }
+  bool whole(int64_t p) const { return raw && (p + 1) * panels.width() <= panels.units; }
+
+  // As Panels::pack. For few rows packing costs more than it saves, where units are neighbours already.
+  void pack(const T* w, int64_t gate, int64_t unit, int64_t by, int64_t rows) {
+    if (rows <= 8 && unit == 1 && panels.G == 1) raw = w, depth = by;
+    for (int64_t p = 0; p < panels.count(); p++)
+      if (!whole(p)) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
   }
 };
 
 // out[m][n] = start[n] + (add ? out[m][n] : 0) + sum over k of a[m][k] * w(k, n), for M rows given by pointers.
 template <class V>
-static void multiply_all(int64_t M, const Panels<V>& panels, const typename V::type* packed,
-                         const typename V::type* const* a, typename V::type* const* out, const typename V::type* start,
+static void multiply_all(int64_t M, const Matrix<V>& w, const typename V::type* const* a, typename V::type* const* out, const typename V::type* start,
                          bool add) {
   using T = typename V::type;
+  const Panels<V>& panels = w.panels;
   alignas(64) T tile[MAX_TILE * V::lanes];
   for (int64_t p = 0; p < panels.count(); p++) {
     int C = panels.vectors(p), most = tile_rows<V>(C);
     int64_t first = p * panels.width();
     for (int64_t m = 0; m < M; m += most) {
       int rows = M - m < most ? (int)(M - m) : most;
-      multiply<V>(C, rows, panels.K, a + m, 1, packed + panels.offset(p), tile, false);
+      multiply<V>(C, rows, panels.K, a + m, 1, w.at(p), w.step(p), tile, false);
       for (int r = 0; r < rows; r++)
         for (int c = 0; c < C; c++) {
           int64_t n = first + (int64_t)c * V::lanes, left = panels.units - n;
@@ -221,6 +240,7 @@ struct Transposed {
   int64_t scratch() const { return DEPTH * W + blocks() * DEPTH * R + panels() * (blocks() * R * W + W); }
 
   void run(int64_t K, const T* const* a, const T* const* b, T* out, int64_t out_row, T* sums, T* memory) const {
+    if (K <= 4) return run_few(K, a, b, out, out_row, sums);
     T* panel = memory;                                // [DEPTH][W]
     T* left = panel + DEPTH * W;                      // [blocks][DEPTH][R]
     T* result = left + blocks() * DEPTH * R;          // [panels][blocks][R][W]
@@ -237,7 +257,7 @@ struct Transposed {
         for (int64_t m = 0; m < M && out; m += R) {
           int count = M - m < R ? (int)(M - m) : R;
           for (int r = 0; r < R; r++) rows[r] = left + m / R * DEPTH * R + r;
-          multiply<V>(C, count, depth, rows, R, panel, result + (p * blocks() * R + m) * W, k0 > 0);
+            multiply<V>(C, count, depth, rows, R, panel, W, result + (p * blocks() * R + m) * W, k0 > 0);
         }
       }
     }
@@ -247,6 +267,25 @@ struct Transposed {
         if (n < n1) write(result + p * blocks() * R * W + c * V::lanes, n1 - n, out + n * out_row, out_row);
       }
     for (int64_t n = n0; n < n1 && sums; n++) sums[n] = totals[(n - n0) / W * W + (n - n0) % W];
+  }
+
+  // The same sums without packing.
+  void run_few(int64_t K, const T* const* a, const T* const* b, T* out, int64_t out_row, T* sums) const {
+    for (int64_t n = n0; n < n1; n++) {
+      if (sums) {
+        T sum = 0;
+        for (int64_t k = 0; k < K; k++) sum += b[k][n];
+        sums[n] = sum;
+      }
+      for (int64_t m = 0; m < M && out; m += V::lanes) {
+        int lanes = M - m < V::lanes ? (int)(M - m) : V::lanes;
+        V sum = splat<V>(0);
+        for (int64_t k = 0; k < K; k++)
+          sum = fma(splat<V>(b[k][n]), lanes == V::lanes ? V::load(a[k] + m) : V::load_first(a[k] + m, lanes), sum);
+        if (lanes == V::lanes) sum.store(out + n * out_row + m);
+        else sum.store_first(out + n * out_row + m, lanes);
+      }
+    }
   }
 
   // A column of vectors, [M][W], turned into rows of out.

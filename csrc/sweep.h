@@ -84,8 +84,8 @@ struct Sweep {
 
   // ---- forward
 
-  void forward(const Chunk& own, const Panels<V>& of_x, const T* w_x, const Panels<V>& of_h, const T* w_h,
-               const Panels<V>& of_r, const T* w_r, const T* bias) const {
+  void forward(const Chunk& own, const Matrix<V>& w_x, const Matrix<V>& w_h, const Matrix<V>& w_r,
+               const T* bias) const {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
     start(own);
@@ -102,11 +102,11 @@ struct Sweep {
           from[M] = (T*)d.x.at(time(j), own.begin + r);
           to[M] = x_part + M * G * H;
         }
-      multiply_all<V>(M, of_x, w_x, (const T* const*)from, to, bias, false);
+      multiply_all<V>(M, w_x, (const T* const*)from, to, bias, false);
       const T* part = x_part;
       for (int64_t j = i; j < last; j++) {
         int64_t n = own.rows(s, time(j));
-        step(time(j), own.begin, n, part, of_h, w_h, of_r, w_r, (const T**)(pointers + 2 * slab * B), middle);
+        step(time(j), own.begin, n, part, w_h, w_r, (const T**)(pointers + 2 * slab * B), middle);
         part += n * G * H;
       }
     }
@@ -157,20 +157,21 @@ struct Sweep {
     }
   }
 
-  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Panels<V>& of_h, const T* w_h,
-            const Panels<V>& of_r, const T* w_r, const T** pointers, T* middle) const {
+  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V>& w_h, const Matrix<V>& w_r,
+            const T** pointers, T* middle) const {
+    const Panels<V>& panels = w_h.panels;
     const T** previous = pointers;
     T** projected = (T**)(pointers + rows);
     for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
     alignas(64) T tile[MAX_TILE * V::lanes];
-    for (int64_t p = 0; p < of_h.count(); p++) {
-      int vectors = of_h.vectors(p), C = vectors * G, most = tile_rows<V>(C);
+    for (int64_t p = 0; p < panels.count(); p++) {
+      int vectors = panels.vectors(p), C = vectors * G, most = tile_rows<V>(C);
       for (int64_t m = 0; m < rows; m += most) {
         int count = rows - m < most ? (int)(rows - m) : most;
-        multiply<V>(C, count, out, previous + m, 1, w_h + of_h.offset(p), tile, false);
+        multiply<V>(C, count, out, previous + m, 1, w_h.at(p), w_h.step(p), tile, false);
         for (int r = 0; r < count; r++)
           for (int b = 0; b < vectors; b++)
-            units(t, r0 + m + r, p * of_h.width() + (int64_t)b * V::lanes, tile + (r * C + b * G) * V::lanes,
+            units(t, r0 + m + r, p * panels.width() + (int64_t)b * V::lanes, tile + (r * C + b * G) * V::lanes,
                   x_part + (m + r) * G * H, previous[m + r], middle + (m + r) * H);
       }
     }
@@ -179,7 +180,7 @@ struct Sweep {
       previous[r] = d.unprojected ? d.unprojected + s.index(t, r0 + r) * H : middle + r * H;
       projected[r] = d.y.at(t, r0 + r);
     }
-    multiply_all<V>(rows, of_r, w_r, previous, projected, nullptr, false);
+    multiply_all<V>(rows, w_r, previous, projected, nullptr, false);
   }
 
   // One vector of units of one row: the cell's function on the tile.
@@ -211,8 +212,7 @@ struct Sweep {
 
   // ---- backward
 
-  void backward(const Chunk& own, const Panels<V>& of_h, const T* w_h, const Panels<V>& of_r, const T* w_r,
-                T* const* carry) const {
+  void backward(const Chunk& own, const Matrix<V>& w_h, const Matrix<V>& w_r, T* const* carry) const {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
     Buffer<const T*> from(B);
@@ -221,15 +221,15 @@ struct Sweep {
       int64_t t = time(i), rows = own.rows(s, t), going = 0;
       while (going < rows && !ends(t, own.begin + going)) going++;  // these have a next step
       if (d.w_hr) {
-        project_back(t, own.begin, rows, going, of_h, w_h, from, to);
+        project_back(t, own.begin, rows, going, w_h, from, to);
         for (int64_t r = 0; r < rows; r++) from[r] = d.dprojected + s.index(t, own.begin + r) * out;
-        step_back(t, own.begin, rows, rows, of_r, w_r, from, carry);
+        step_back(t, own.begin, rows, rows, w_r, from, carry);
       } else {
         next_gradients(t, own.begin, going, from);
-        step_back(t, own.begin, rows, going, of_h, w_h, from, carry);
+        step_back(t, own.begin, rows, going, w_h, from, carry);
       }
     }
-    if (d.dinitial[0]) initial_back(own, of_h, w_h, from, to, carry);
+    if (d.dinitial[0]) initial_back(own, w_h, from, to, carry);
   }
 
   int64_t after(int64_t t) const { return d.reverse ? t - 1 : t + 1; }
@@ -239,17 +239,17 @@ struct Sweep {
   }
 
   // tile = (gradients of the h-parts of `rows`) · weight_hh, gate by gate: their columns need not be neighbours.
-  void through_hidden(int C, int rows, const T* const* gradients, const T* w, T* tile) const {
+  void through_hidden(int C, int rows, const T* const* gradients, const T* w, int64_t step, T* tile) const {
     const T* at[8];
     for (int g = 0; g < G; g++) {
       for (int r = 0; r < rows; r++) at[r] = gradients[r] + Cell::h_column[g] * H;
-      multiply<V>(C, rows, H, at, 1, w + (int64_t)g * H * C * V::lanes, tile, g > 0);
+      multiply<V>(C, rows, H, at, 1, w + (int64_t)g * H * step, step, tile, g > 0);
     }
   }
 
   // Gradients of the projected outputs, (N, P): from above, and through weight_hh from the next step.
-  void project_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Panels<V>& of_h, const T* w_h,
-                    const T** from, T** to) const {
+  void project_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Matrix<V>& w_h, const T** from,
+                    T** to) const {
     for (int64_t r = 0; r < rows; r++) {
       to[r] = d.dprojected + s.index(t, r0 + r) * out;
       const T* above = d.dy.base ? d.dy.at(t, r0 + r) : nullptr;
@@ -257,20 +257,21 @@ struct Sweep {
       for (int64_t j = 0; j < out; j++) to[r][j] = (above ? above[j] : 0) + (last ? last[j] : 0);
     }
     next_gradients(t, r0, going, from);
-    hidden_rows(going, from, of_h, w_h, to);
+    hidden_rows(going, from, w_h, to);
   }
 
   // to[r] += gradients[r] · weight_hh
-  void hidden_rows(int64_t rows, const T* const* gradients, const Panels<V>& of_h, const T* w_h, T* const* to) const {
+  void hidden_rows(int64_t rows, const T* const* gradients, const Matrix<V>& w_h, T* const* to) const {
+    const Panels<V>& panels = w_h.panels;
     alignas(64) T tile[MAX_TILE * V::lanes];
-    for (int64_t p = 0; p < of_h.count(); p++) {
-      int C = of_h.vectors(p), most = tile_rows<V>(C);
+    for (int64_t p = 0; p < panels.count(); p++) {
+      int C = panels.vectors(p), most = tile_rows<V>(C);
       for (int64_t m = 0; m < rows; m += most) {
         int count = rows - m < most ? (int)(rows - m) : most;
-        through_hidden(C, count, gradients + m, w_h + of_h.offset(p), tile);
+        through_hidden(C, count, gradients + m, w_h.at(p), w_h.step(p), tile);
         for (int r = 0; r < count; r++)
           for (int c = 0; c < C; c++) {
-            int64_t unit = p * of_h.width() + (int64_t)c * V::lanes;
+            int64_t unit = p * panels.width() + (int64_t)c * V::lanes;
             int lanes = out - unit < V::lanes ? (int)(out - unit) : V::lanes;
             T* at = to[m + r] + unit;
             store(load<V>(at, lanes) + V::load(tile + (r * C + c) * V::lanes), at, lanes);
@@ -281,8 +282,9 @@ struct Sweep {
 
   // The cell's backward at step t. The first `going` rows get a part of their output's gradient through a product:
   // from the next step's pre-activations with weight_hh, or from the projected output with weight_hr.
-  void step_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Panels<V>& panels, const T* w,
-                 const T* const* gradients, T* const* carry) const {
+  void step_back(int64_t t, int64_t r0, int64_t rows, int64_t going, const Matrix<V>& w, const T* const* gradients,
+                 T* const* carry) const {
+    const Panels<V>& panels = w.panels;
     alignas(64) T tile[MAX_TILE * V::lanes];
     for (int64_t p = 0; p < panels.count(); p++) {
       int C = panels.vectors(p), most = tile_rows<V>(C);
@@ -290,8 +292,8 @@ struct Sweep {
         int count = rows - m < most ? (int)(rows - m) : most;
         int through = going - m < count ? (int)(going > m ? going - m : 0) : count;
         if (through) {
-          if (d.w_hr) multiply<V>(C, through, out, gradients + m, 1, w + panels.offset(p), tile, false);
-          else through_hidden(C, through, gradients + m, w + panels.offset(p), tile);
+          if (d.w_hr) multiply<V>(C, through, out, gradients + m, 1, w.at(p), w.step(p), tile, false);
+          else through_hidden(C, through, gradients + m, w.at(p), w.step(p), tile);
         }
         for (int r = 0; r < count; r++)
           for (int c = 0; c < C; c++)
@@ -332,8 +334,7 @@ struct Sweep {
       store(Cell::reads[k] ? dprevious[k] : splat<V>(0), carry[k] + r * H + unit, lanes);
   }
 
-  void initial_back(const Chunk& own, const Panels<V>& of_h, const T* w_h, const T** from, T** to,
-                    T* const* carry) const {
+  void initial_back(const Chunk& own, const Matrix<V>& w_h, const T** from, T** to, T* const* carry) const {
     int64_t rows = 0;
     for (int64_t r = own.begin; r < own.end; r++) {
       int64_t length = s.length(r), t = d.reverse ? length - 1 : 0;
@@ -342,7 +343,7 @@ struct Sweep {
       for (int64_t j = 0; j < out; j++) to[rows][j] = Cell::reads[0] ? carry[0][r * H + j] : 0;
       rows++;
     }
-    hidden_rows(rows, from, of_h, w_h, to);
+    hidden_rows(rows, from, w_h, to);
   }
 };
 
@@ -368,20 +369,22 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   Panels<V> of_x(G * H, 1, s.I), of_h(H, G, out), of_r(s.P, 1, H);
   int64_t size = of_x.size() + of_h.size() + of_r.size() + G * H + V::lanes;
   Buffer<T> packed(size * layer.directions);
+  Matrix<V> x[2] = {{of_x}, {of_x}}, h[2] = {{of_h}, {of_h}}, r[2] = {{of_r}, {of_r}};
+  T* bias[2] = {};
   in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
     const Direction<T>& d = layer.direction[i];
-    T *x = packed + i * size, *h = x + of_x.size(), *r = h + of_h.size(), *bias = r + of_r.size();
-    of_x.pack_all(x, d.w_ih, 0, s.I, 1);
-    of_h.pack_all(h, d.w_hh, H * out, out, 1);
-    if (d.w_hr) of_r.pack_all(r, d.w_hr, 0, H, 1);
-    for (int64_t j = 0; d.b_ih && j < G * H; j++)
-      bias[j] = d.b_ih[j] + (Cell::h_column[j / H] == j / H ? d.b_hh[j] : 0);
+    x[i].packed = packed + i * size, h[i].packed = x[i].packed + of_x.size(), r[i].packed = h[i].packed + of_h.size();
+    x[i].pack(d.w_ih, 0, s.I, 1, s.total());
+    h[i].pack(d.w_hh, H * out, out, 1, s.total());
+    if (d.w_hr) r[i].pack(d.w_hr, 0, H, 1, s.total());
+    if (!d.b_ih) return;
+    bias[i] = r[i].packed + of_r.size();
+    for (int64_t j = 0; j < G * H; j++) bias[i][j] = d.b_ih[j] + (Cell::h_column[j / H] == j / H ? d.b_hh[j] : 0);
   });
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * G * H * (s.I + out));
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
-    const Direction<T>& d = layer.direction[i / chunks];
-    const T *x = packed + i / chunks * size, *h = x + of_x.size(), *r = h + of_h.size(), *bias = r + of_r.size();
-    Sweep<Cell, V>(s, d).forward(chunk(s, i % chunks, chunks), of_x, x, of_h, h, of_r, r, d.b_ih ? bias : nullptr);
+    int64_t of = i / chunks;
+    Sweep<Cell, V>(s, layer.direction[of]).forward(chunk(s, i % chunks, chunks), x[of], h[of], r[of], bias[of]);
   });
 }
 
@@ -436,21 +439,22 @@ static void layer_backward(const Layer<typename V::type>& layer) {
   Panels<V> of_h(out, 1, G * H), of_r(H, 1, s.P), of_x(s.I, 1, G * H);
   int64_t size = of_h.size() + of_r.size() + of_x.size();
   Buffer<T> packed(size * layer.directions), carries(layer.directions * S * s.B * H);
+  Matrix<V> h[2] = {{of_h}, {of_h}}, r[2] = {{of_r}, {of_r}}, x[2] = {{of_x}, {of_x}};
   in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
     const Direction<T>& d = layer.direction[i];
-    T *h = packed + i * size, *r = h + of_h.size(), *x = r + of_r.size();
-    of_h.pack_all(h, d.w_hh, 0, 1, out);
-    if (d.w_hr) of_r.pack_all(r, d.w_hr, 0, 1, H);
-    if (d.dx.base) of_x.pack_all(x, d.w_ih, 0, 1, s.I);
+    h[i].packed = packed + i * size, r[i].packed = h[i].packed + of_h.size(), x[i].packed = r[i].packed + of_r.size();
+    h[i].pack(d.w_hh, 0, 1, out, N);
+    if (d.w_hr) r[i].pack(d.w_hr, 0, 1, H, N);
+    if (d.dx.base) x[i].pack(d.w_ih, 0, 1, s.I, N);
   });
   int64_t work = N * G * H * (s.I + out);
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, work);
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
-    const Direction<T>& d = layer.direction[i / chunks];
-    const T *h = packed + i / chunks * size, *r = h + of_h.size();
+    int64_t of = i / chunks;
+    const Direction<T>& d = layer.direction[of];
     T* carry[MAX_STATES];
-    for (int k = 0; k < S; k++) carry[k] = k && d.dinitial[k] ? d.dinitial[k] : carries + (i / chunks * S + k) * s.B * H;
-    Sweep<Cell, V>(s, d).backward(chunk(s, i % chunks, chunks), of_h, h, of_r, r, carry);
+    for (int k = 0; k < S; k++) carry[k] = k && d.dinitial[k] ? d.dinitial[k] : carries + (of * S + k) * s.B * H;
+    Sweep<Cell, V>(s, d).backward(chunk(s, i % chunks, chunks), h[of], r[of], carry);
   });
 
   int64_t parts = row_chunks<V>(s, 1, layer.parallel, work);
@@ -475,8 +479,7 @@ static void layer_backward(const Layer<typename V::type>& layer) {
         Buffer<T*> to(N);
         for (int64_t t = 0; t < s.T; t++)
           for (int64_t r = 0; r < s.rows(t); r++) to[s.index(t, r)] = d.dx.at(t, r);
-        multiply_all<V>(end - begin, of_x, packed + i * size + of_h.size() + of_r.size(), gradients.da + begin,
-                        to + begin, nullptr, d.add_dx);
+        multiply_all<V>(end - begin, x[i], gradients.da + begin, to + begin, nullptr, d.add_dx);
       }
     });
   }

@@ -72,7 +72,8 @@ def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Te
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
-        return _Layer.apply(call, x, *states, *weights)  # pyright: ignore[reportReturnType]
+        # Function.apply would first look for a torch.func transform, which `refuses` has excluded
+        return super(torch.autograd.Function, _Layer).apply(call, x, *states, *weights)  # pyright: ignore[reportAttributeAccessIssue]
     return torch.ops.torchrnn.layer.default(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
 
 
@@ -86,43 +87,47 @@ class _Layer(torch.autograd.Function):
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
         )
         ctx.save_for_backward(x, *tensors, results[0], reserve)
-        ctx.call = call._replace(x=None, states=(), weights=())  # keeps no tensor that save_for_backward should guard
+        # not the call itself: it would hold tensors past the hooks of saved tensors
+        ctx.cell, ctx.batch_sizes, ctx.bias, ctx.one_step = call.cell, call.batch_sizes, call.bias, call.one_step
         ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         x, *tensors, y, reserve = ctx.saved_tensors
-        call, needs = ctx.call, ctx.needs_input_grad[1:]
+        needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or any(_batched(g) for g in gradients if g is not None):
-            return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
-        dy, dfinal = (None, gradients) if call.one_step else (gradients[0], gradients[1:])
-        S = len(call.cell.states)
+            return (None, *_reference_gradients(ctx, (x, *tensors), needs, gradients))
+        dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1:])
+        S = len(ctx.cell.states)
         found = torch.ops.torchrnn.layer_backward.default(
-            call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, y, reserve, dy, dfinal, needs
+            ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, needs
         )
-        return (None, *(g if need else None for g, need in zip(found, needs, strict=True)))
+        return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))
+
+
+_functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _batched(gradient: Tensor) -> bool:
     """Whether a gradient stands for many: autograd.grad was asked for ``is_grads_batched``, or runs inside vmap."""
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return functorch.is_legacy_batchedtensor(gradient) or functorch.is_functorch_wrapped_tensor(gradient)
+    return _functorch.is_legacy_batchedtensor(gradient) or _functorch.is_functorch_wrapped_tensor(gradient)
 
 
 def _reference_gradients(
-    call: Call, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], gradients: tuple[Tensor | None, ...]
+    ctx: Any, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], gradients: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
     """The same gradients by differentiating the reference, so that they can be differentiated again, or batched."""
-    S = len(call.cell.states)
     again = torch.is_grad_enabled()
     if not again:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
+    S = len(ctx.cell.states)
+    states, weights = inputs[1 : 1 + S], inputs[1 + S :]
+    bidirectional = not ctx.one_step and states[0].size(0) == 2
+    call = Call(ctx.cell, inputs[0], states, weights, ctx.bias, bidirectional=bidirectional)
     with torch.enable_grad():
-        y, finals = reference.run(
-            call._replace(x=inputs[0], states=inputs[1 : 1 + S], weights=inputs[1 + S :], num_layers=1, dropout=0.0)
-        )
-    results = finals if call.one_step else (y, *finals)
+        y, finals = reference.run(call._replace(batch_sizes=ctx.batch_sizes, one_step=ctx.one_step))
+    results = finals if ctx.one_step else (y, *finals)
     outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]
