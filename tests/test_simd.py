@@ -293,14 +293,15 @@ def test_partial_access_at_the_end_of_memory(library, letter, lanes):
     page, real = mmap.PAGESIZE, REAL[letter]
     memory = mmap.mmap(-1, 2 * page)
     whole = np.frombuffer(memory, np.uint8)
-    start = ctypes.c_void_p(whole.ctypes.data + page)
+    address = whole.ctypes.data + page
+    start = ctypes.c_void_p(address)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     assert libc.mprotect(start, page, 0) == 0
     try:
         out = np.empty(lanes, real)
         for n in range(lanes + 1):
-            last = ctypes.c_void_p(start.value - n * np.dtype(real).itemsize)
+            last = ctypes.c_void_p(address - n * np.dtype(real).itemsize)
             getattr(library, f"load_first_{letter}{lanes}")(last, *pointers(out), n)
             getattr(library, f"store_first_{letter}{lanes}")(*pointers(out), last, n)
     finally:
