@@ -15,13 +15,15 @@ constexpr int tile_rows(int C) {
 constexpr int MAX_VECTORS = 8;  // vectors of a panel
 constexpr int MAX_TILE = 24;    // vectors of a tile
 
-template <class V, int R, int C>
+template <class V, int R, int C, bool add>
 static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t stride, const typename V::type* w,
-                          int64_t step, typename V::type* tile, bool add) {
+                          int64_t step, typename V::type* tile) {
   using T = typename V::type;
   V sum[R][C];
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < C; c++) sum[r][c] = add ? V::load(tile + (r * C + c) * V::lanes) : splat<V>(0);
+    for (int c = 0; c < C; c++)
+      if constexpr (add) sum[r][c] = V::load(tile + (r * C + c) * V::lanes);
+      else sum[r][c] = splat<V>(0);
   const T* row[R];
   for (int r = 0; r < R; r++) row[r] = a[r];
   for (int64_t k = 0, at = 0; k < K; k++, at += stride, w += step) {
@@ -41,7 +43,8 @@ static void multiply_rows(int rows, int64_t K, const typename V::type* const* a,
                           const typename V::type* w, int64_t step, typename V::type* tile, bool add) {
   if constexpr (R > 1)
     if (rows < R) return multiply_rows<V, C, R - 1>(rows, K, a, stride, w, step, tile, add);
-  multiply_tile<V, R, C>(K, a, stride, w, step, tile, add);
+  if (add) multiply_tile<V, R, C, true>(K, a, stride, w, step, tile);
+  else multiply_tile<V, R, C, false>(K, a, stride, w, step, tile);
 }
 
 // tile[rows][C][L] = (add ? tile : 0) + sum over k of a[r][k * stride] * w[k * step]; 1 <= rows <= tile_rows<V>(C).
@@ -250,8 +253,11 @@ struct Transposed {
       int64_t depth = K - k0 < DEPTH ? K - k0 : DEPTH;
       if (out)
         for (int64_t m = 0; m < M; m += R)
-          for (int64_t k = 0; k < depth; k++)
-            for (int r = 0; r < R; r++) left[(m / R * DEPTH + k) * R + r] = m + r < M ? a[k0 + k][m + r] : 0;
+          for (int64_t k = 0; k < depth; k++) {
+            T* to = left + (m / R * DEPTH + k) * R;
+            if (m + R <= M) __builtin_memcpy(to, a[k0 + k] + m, R * sizeof(T));
+            else for (int r = 0; r < R; r++) to[r] = m + r < M ? a[k0 + k][m + r] : 0;
+          }
       for (int64_t p = 0; p < panels(); p++) {
         pack(depth, b + k0, n0 + p * W, panel, totals + p * W, k0 > 0);
         for (int64_t m = 0; m < M && out; m += R) {

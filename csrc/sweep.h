@@ -25,13 +25,16 @@ static void in_parallel(const Parallel& parallel, int64_t tasks, const F& f) {
   }
 }
 
-template <class V>
-static V load(const typename V::type* from, int lanes) {
-  return lanes == V::lanes ? V::load(from) : V::load_first(from, lanes);
+// All lanes, or the first ones: decided outside, so that the usual case has no branches.
+template <class V, bool full = false>
+static TORCHRNN_INLINE V load(const typename V::type* from, int lanes) {
+  if (full || lanes == V::lanes) return V::load(from);
+  return V::load_first(from, lanes);
 }
-template <class V>
-static void store(V value, typename V::type* to, int lanes) {
-  if (lanes == V::lanes) value.store(to); else value.store_first(to, lanes);
+template <bool full = false, class V>
+static TORCHRNN_INLINE void store(V value, typename V::type* to, int lanes) {
+  if (full || lanes == V::lanes) value.store(to);
+  else value.store_first(to, lanes);
 }
 
 // Rows [begin, end) of the batch that a task owns.
@@ -89,7 +92,7 @@ struct Sweep {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
     start(own);
-    int64_t slab = B >= 64 ? 1 : (64 + B - 1) / B;
+    int64_t slab = B >= 96 ? 1 : (96 + B - 1) / B;
     if (slab > s.T) slab = s.T;
     Buffer<T> x_part(slab * B * G * H + V::lanes);
     Buffer<T*> pointers(4 * slab * B);
@@ -164,7 +167,8 @@ struct Sweep {
     T** projected = (T**)(pointers + rows);
     for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
     alignas(64) T tile[MAX_TILE * V::lanes];
-    for (int64_t p = 0; p < panels.count(); p++) {
+    for (int64_t q = 0; q < panels.count(); q++) {
+      int64_t p = t & 1 ? panels.count() - 1 - q : q;  // to and fro: the panels used last are still in the cache
       int vectors = panels.vectors(p), C = vectors * G, most = tile_rows<V>(C);
       for (int64_t m = 0; m < rows; m += most) {
         int count = rows - m < most ? (int)(rows - m) : most;
@@ -184,30 +188,34 @@ struct Sweep {
   }
 
   // One vector of units of one row: the cell's function on the tile.
-  inline void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous,
-                    T* middle) const {
-    int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+  void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous, T* middle) const {
+    if (H - unit >= V::lanes) units_of<true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
+    else units_of<false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+  }
+  template <bool full>
+  TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, const T* x_part,
+                                const T* previous, T* middle) const {
     V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
     for (int g = 0; g < G; g++) {
-      V x = load<V>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
+      V x = load<V, full>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
       int column = Cell::h_column[g];
       if (column == g) {
         a[g] = x + h;
       } else {
         a[g] = x;
-        a[column] = d.b_hh ? h + load<V>(d.b_hh + g * H + unit, lanes) : h;
+        a[column] = d.b_hh ? h + load<V, full>(d.b_hh + g * H + unit, lanes) : h;
       }
     }
     for (int k = 0; k < S; k++)
-      if (Cell::reads[k]) before[k] = load<V>((k ? state_before(k, t, r) : previous) + unit, lanes);
+      if (Cell::reads[k]) before[k] = load<V, full>((k ? state_before(k, t, r) : previous) + unit, lanes);
     Cell::forward(a, before, after, keep);
     int64_t n = s.index(t, r);
     T* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
-    store(after[0], output + unit, lanes);
+    store<full>(after[0], output + unit, lanes);
     for (int k = 1; k < S; k++)
-      store(after[k], (d.sequence[k] ? d.sequence[k] + n * H : d.final[k] + r * H) + unit, lanes);
+      store<full>(after[k], (d.sequence[k] ? d.sequence[k] + n * H : d.final[k] + r * H) + unit, lanes);
     if (d.keep)
-      for (int j = 0; j < saved; j++) store(keep[j], d.keep + (n * saved + j) * H + unit, lanes);
+      for (int j = 0; j < saved; j++) store<full>(keep[j], d.keep + (n * saved + j) * H + unit, lanes);
   }
 
   // ---- backward
@@ -238,12 +246,19 @@ struct Sweep {
     for (int64_t r = 0; r < rows; r++) to[r] = d.da + s.index(after(t), r0 + r) * columns * H;
   }
 
-  // tile = (gradients of the h-parts of `rows`) · weight_hh, gate by gate: their columns need not be neighbours.
+  // Gates whose h-parts stand side by side among the columns, from gate g on.
+  static constexpr int run_of(int g) {
+    int next = g + 1;
+    while (next < G && Cell::h_column[next] == Cell::h_column[g] + next - g) next++;
+    return next - g;
+  }
+
+  // tile = (gradients of the h-parts of `rows`) · weight_hh, run by run of neighbouring columns.
   void through_hidden(int C, int rows, const T* const* gradients, const T* w, int64_t step, T* tile) const {
     const T* at[8];
-    for (int g = 0; g < G; g++) {
+    for (int g = 0; g < G; g += run_of(g)) {
       for (int r = 0; r < rows; r++) at[r] = gradients[r] + Cell::h_column[g] * H;
-      multiply<V>(C, rows, H, at, 1, w + (int64_t)g * H * step, step, tile, g > 0);
+      multiply<V>(C, rows, run_of(g) * H, at, 1, w + (int64_t)g * H * step, step, tile, g > 0);
     }
   }
 
@@ -286,7 +301,8 @@ struct Sweep {
                  T* const* carry) const {
     const Panels<V>& panels = w.panels;
     alignas(64) T tile[MAX_TILE * V::lanes];
-    for (int64_t p = 0; p < panels.count(); p++) {
+    for (int64_t q = 0; q < panels.count(); q++) {
+      int64_t p = t & 1 ? panels.count() - 1 - q : q;
       int C = panels.vectors(p), most = tile_rows<V>(C);
       for (int64_t m = 0; m < rows; m += most) {
         int count = rows - m < most ? (int)(rows - m) : most;
@@ -303,35 +319,40 @@ struct Sweep {
     }
   }
 
-  inline void units_back(int64_t t, int64_t r, int64_t unit, const T* tile, T* const* carry) const {
-    int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+  void units_back(int64_t t, int64_t r, int64_t unit, const T* tile, T* const* carry) const {
+    if (H - unit >= V::lanes) units_back_of<true>(t, r, unit, V::lanes, tile, carry);
+    else units_back_of<false>(t, r, unit, (int)(H - unit), tile, carry);
+  }
+  template <bool full>
+  TORCHRNN_INLINE void units_back_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile,
+                                     T* const* carry) const {
     int64_t n = s.index(t, r);
     bool last = ends(t, r);
     V keep[saved > 0 ? saved : 1], previous[S], now[S], dnow[S], da[columns], dprevious[S];
     V sum = tile ? V::load(tile) : splat<V>(0);
     if (!d.w_hr) {
-      if (d.dy.base) sum = sum + load<V>(d.dy.at(t, r) + unit, lanes);
-      if (last && d.dfinal[0]) sum = sum + load<V>(d.dfinal[0] + r * out + unit, lanes);
-      if (!last && Cell::reads[0]) sum = sum + load<V>(carry[0] + r * H + unit, lanes);
+      if (d.dy.base) sum = sum + load<V, full>(d.dy.at(t, r) + unit, lanes);
+      if (last && d.dfinal[0]) sum = sum + load<V, full>(d.dfinal[0] + r * out + unit, lanes);
+      if (!last && Cell::reads[0]) sum = sum + load<V, full>(carry[0] + r * H + unit, lanes);
     }
     dnow[0] = sum;
     for (int k = 1; k < S; k++) {
       const T* from = last ? (d.dfinal[k] ? d.dfinal[k] + r * H : nullptr) : carry[k] + r * H;
-      dnow[k] = from ? load<V>(from + unit, lanes) : splat<V>(0);
+      dnow[k] = from ? load<V, full>(from + unit, lanes) : splat<V>(0);
     }
-    for (int j = 0; j < saved; j++) keep[j] = load<V>(d.keep + (n * saved + j) * H + unit, lanes);
+    for (int j = 0; j < saved; j++) keep[j] = load<V, full>(d.keep + (n * saved + j) * H + unit, lanes);
     for (int k = 0; k < S; k++) {
       if (Cell::backward_reads_previous[k])
-        previous[k] = load<V>((k ? state_before(k, t, r) : output_before(t, r)) + unit, lanes);
+        previous[k] = load<V, full>((k ? state_before(k, t, r) : output_before(t, r)) + unit, lanes);
       if (Cell::backward_reads_new[k]) {
         const T* from = k ? d.sequence[k] + n * H : d.w_hr ? d.unprojected + n * H : d.y.at(t, r);
-        now[k] = load<V>(from + unit, lanes);
+        now[k] = load<V, full>(from + unit, lanes);
       }
     }
     Cell::backward(keep, previous, now, dnow, da, dprevious);
-    for (int j = 0; j < columns; j++) store(da[j], d.da + (n * columns + j) * H + unit, lanes);
+    for (int j = 0; j < columns; j++) store<full>(da[j], d.da + (n * columns + j) * H + unit, lanes);
     for (int k = Cell::reads[0] ? 0 : 1; k < S; k++)
-      store(Cell::reads[k] ? dprevious[k] : splat<V>(0), carry[k] + r * H + unit, lanes);
+      store<full>(Cell::reads[k] ? dprevious[k] : splat<V>(0), carry[k] + r * H + unit, lanes);
   }
 
   void initial_back(const Chunk& own, const Matrix<V>& w_h, const T** from, T** to, T* const* carry) const {
@@ -412,9 +433,8 @@ struct WeightGradients {
   // Part i of `of` of both products and of the sums of the biases. The x-parts stand side by side; the h-parts in runs.
   void part(int64_t i, int64_t of) const {
     run(s.I, x, 0, G * H * i / of, G * H * (i + 1) / of, d.dw_ih, d.db_ih);
-    for (int g = 0, next; g < G; g = next) {
-      for (next = g + 1; next < G && Cell::h_column[next] == Cell::h_column[g] + next - g;) next++;
-      int64_t units = (next - g) * H;
+    for (int g = 0; g < G; g += Sweep<Cell, V>::run_of(g)) {
+      int64_t units = Sweep<Cell, V>::run_of(g) * H;
       run(out, h, Cell::h_column[g] * H, units * i / of, units * (i + 1) / of,
           d.dw_hh ? d.dw_hh + g * H * out : nullptr, d.db_hh ? d.db_hh + g * H : nullptr);
     }
