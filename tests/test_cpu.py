@@ -26,7 +26,7 @@ def gradients(layer: torch.nn.Module, x: torch.Tensor, hx: Any = None, **options
     output, states = layer(x, hx, **options)
     results = [output, *(states if isinstance(states, tuple) else [states])]
     generator = torch.Generator().manual_seed(5)
-    weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
     found = torch.autograd.grad(results, [x, *layer.parameters()], weights)
     names = ["output", *"hc"[: len(results) - 1], "x", *(n for n, _ in layer.named_parameters())]
     return dict(zip(names, [*results, *found], strict=True))
@@ -117,7 +117,7 @@ def test_only_what_is_asked_for(kind: str) -> None:
         output, states = layer(x)
         results = [output, *(states if isinstance(states, tuple) else [states])]
         generator = torch.Generator().manual_seed(5)
-        weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+        weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
         torch.autograd.backward(results, weights)
         assert torch.equal(parameter.grad, everything[name])  # pyright: ignore
         parameter.grad = None
@@ -170,6 +170,23 @@ def test_nan_and_inf_travel_as_in_torch(kind: str, bad: float) -> None:
         theirs = gradients(layer, x)
     for name, expected in theirs.items():
         torch.testing.assert_close(ours[name], expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_narrow_numbers_are_stored_but_not_accumulated(kind: str, dtype: torch.dtype) -> None:
+    layer, x = getattr(torchrnn, kind)(9, 17, 2, dtype=dtype), torch.randn(30, 3, 9).to(dtype)
+    lengths = [30, 12, 7]  # packed, since torch keeps its LSTM for dense bfloat16
+    exact = getattr(torchrnn, kind)(9, 17, 2, dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    found, expected = gradients(layer, x, lengths=lengths), gradients(exact, x.double(), lengths=lengths)
+    for name, wanted in expected.items():
+        assert found[name].dtype == dtype
+        tolerance = 4 * torch.finfo(dtype).eps  # a few roundings: of the results, and of what passes between layers
+        scale = wanted.abs().max().item()
+        torch.testing.assert_close(
+            found[name].double(), wanted, atol=tolerance * scale, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_changing_a_saved_weight_is_noticed() -> None:

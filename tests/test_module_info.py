@@ -277,6 +277,8 @@ def test_other_dtypes(info: ModuleInfo, training: bool, dtype: torch.dtype) -> N
         except RuntimeError as error:
             assert "not implemented" in str(error)  # noqa: PT017 - torch.nn has no kernel for this dtype
             continue
-        same(output, expected, name)
+        # torch rounds 16-bit numbers at every step, our kernels only what they store
+        tolerance = {} if dtype.is_complex else {"atol": 8 * torch.finfo(dtype).eps, "rtol": 8 * torch.finfo(dtype).eps}
+        same(output, expected, name, **tolerance)
         ran += 1
     assert ran or dtype.is_complex

@@ -14,6 +14,14 @@ from torchrnn import _extension
 from torchrnn.backends import reference
 from torchrnn.call import Call, transform
 
+# narrow numbers are stored, never accumulated
+_COMPUTED_IN = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+
 
 @cache
 def _missing(cell: str) -> str | None:
@@ -32,8 +40,12 @@ def refuses(call: Call) -> str | None:
     x = call.x
     if x.device.type != "cpu":
         return f"the input is on {x.device.type}"
-    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
-        return f"the input is {x.dtype}; the kernels compute in float32 and float64"
+    if x.dtype not in _COMPUTED_IN:
+        return f"the input is {x.dtype}; the kernels take float32, float64, bfloat16 and float16"
+    if x.dtype.itemsize == 2 and (call.one_step or (call.batch_sizes is None and x.size(0) == 1)):
+        return f"a single step in {x.dtype} costs less than its casts to float32"
+    if x.dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
+        return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
     if torch._C._get_tracing_state() is not None:
@@ -47,6 +59,12 @@ def refuses(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
+    stored, computed = call.x.dtype, _COMPUTED_IN[call.x.dtype]
+    if stored is not computed:
+        x, states, weights = call.x.to(computed), call.states, call.weights
+        states, weights = ([None if t is None else t.to(computed) for t in ts] for ts in (states, weights))
+        y, states = run(call._replace(x=x, states=tuple(states), weights=weights))
+        return y.to(stored), tuple(s.to(stored) for s in states)
     if call.one_step:
         states = _layer(call, call.x, call.states, call.weights if call.bias else call.weights[:2])
         return states[0], tuple(states)
