@@ -18,18 +18,19 @@ MAY_IMPORT = {
     "check": set(),
     "sequence": {"check"},
     "layer": {"cell", "call", "check", "sequence"},
+    "step": {"cell", "call", "check"},
     "_extension": set(),
     "backends/*": {"cell", "call", "regular", "_extension"},
     "backends/cpu": {"backends", "call", "_extension"},  # its second derivatives are the reference's
-    "cells/*": {"cell", "layer"},
+    "cells/*": {"cell", "layer", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),
     "trace": {"cell", "expression"},
     "codegen": {"cell", "cells", "expression", "trace"},
-    "convert": {"layer", "cells"},
+    "convert": {"layer", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},
-    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer"},
+    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer", "step"},
 }
 
 

@@ -7,7 +7,8 @@ from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError
 from torchrnn.convert import convert, is_recurrent
-from torchrnn.layer import Recurrent, RecurrentCell
+from torchrnn.layer import Recurrent
+from torchrnn.step import RecurrentCell
 
 __version__ = "0.1.0"
 

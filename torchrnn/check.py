@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 if TYPE_CHECKING:
-    from torchrnn.layer import Recurrent, RecurrentCell
+    from torchrnn.cell import Cell
+    from torchrnn.layer import Recurrent
+    from torchrnn.step import RecurrentCell
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -73,6 +75,23 @@ def _caller_of_constructor() -> int:
     while frame.f_back is not None and frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
         level, frame = level + 1, frame.f_back
     return level
+
+
+def fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...], rest: Any = None) -> bool:
+    """Whether ``states`` are the cell's, each of its shape, with the dtype and device of ``x``."""
+    if not isinstance(states, (tuple, list)) or len(states) != len(cell.states) or alone != (len(states) == 1):
+        return False
+    expected, dtype, device = first, x.dtype, x.device
+    for state in states:
+        if (
+            not isinstance(state, Tensor)
+            or state.shape != expected
+            or state.dtype is not dtype
+            or state.device != device
+        ):
+            return False
+        expected = rest or first
+    return True
 
 
 def lengths(lengths: Tensor | Sequence[int], T: int, B: int) -> Tensor:

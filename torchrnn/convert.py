@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from torchrnn.layer import Recurrent, RecurrentCell
+from torchrnn.layer import Recurrent
+from torchrnn.step import RecurrentCell
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.RNN: RNN,

@@ -5,7 +5,8 @@ from typing import Any
 from torch import sigmoid, tanh
 
 from torchrnn.cell import cell
-from torchrnn.layer import Recurrent, RecurrentCell
+from torchrnn.layer import Recurrent
+from torchrnn.step import RecurrentCell
 
 
 @cell(gates="i f g o", states="h c")

@@ -6,7 +6,8 @@ import torch
 from torch import relu, tanh
 
 from torchrnn.cell import Cell, cell
-from torchrnn.layer import Recurrent, RecurrentCell
+from torchrnn.layer import Recurrent
+from torchrnn.step import RecurrentCell
 
 
 @cell(gates="a", states="h")

@@ -171,7 +171,6 @@ def fit(training: Training, report: lightning.Callback, deadline: float | None) 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
-        warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(training.settings.device, training.settings.device),
             devices=1,

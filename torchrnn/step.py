@@ -1,0 +1,124 @@
+"""One step of a recurrent layer as a module: arguments, parameters, and the way from a call to a backend."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from torchrnn import check
+from torchrnn.call import Call, choose
+from torchrnn.cell import Cell
+
+
+class RecurrentCell(nn.Module):
+    r"""One step of a recurrent layer, for the cell that a subclass names.
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of a state.
+        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Parameters: ``weight_ih`` (G·H, I), ``weight_hh`` (G·H, H), ``bias_ih`` and ``bias_hh`` (G·H,), drawn from
+    U(-1/√H, 1/√H) in this order, as torch.nn does.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+    """
+
+    cell: ClassVar[Cell]  # set by the subclass; RNNCell has two
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    input_size: int
+    hidden_size: int
+    bias: bool
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check.sizes(input_size, hidden_size)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        GH = len(self.cell.gates) * hidden_size
+        shapes = {"weight_ih": (GH, input_size), "weight_hh": (GH, hidden_size), "bias_ih": (GH,), "bias_hh": (GH,)}
+        for name, shape in shapes.items():
+            absent = name.startswith("bias") and not bias
+            weight = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from U(-1/√H, 1/√H)."""
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:
+        """Do one step.
+
+        Args:
+            input: (B, I), unbatched (I,).
+            hx: the previous states, each (B, H), unbatched (H,): one Tensor, or a tuple where the cell has several
+                states. Zeros by default.
+
+        Returns:
+            The new states, in the form of ``hx``; the first is the output.
+
+        Raises:
+            check.ArgumentError: a tensor has the wrong shape, dtype or device.
+            TypeError: an argument has the wrong type.
+        """
+        call, unbatched = self.request(input, hx)
+        states = choose(call).run(call)[1]
+        if unbatched:
+            states = tuple(s.squeeze(0) for s in states)
+        return states[0] if len(states) == 1 else states
+
+    def request(self, input: Any, hx: Any = None) -> tuple[Call, bool]:
+        """The call that ``forward`` makes of its arguments, and whether it came without a batch."""
+        cell, parameters = self.cell, self._parameters
+        try:  # what getattr would find, without its detour
+            weights: Any = (
+                parameters["weight_ih"],
+                parameters["weight_hh"],
+                parameters["bias_ih"],
+                parameters["bias_hh"],
+            )
+        except KeyError:
+            weights = tuple(getattr(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        w = weights[0]
+        if isinstance(input, Tensor) and input.dim() == 2:
+            B, unbatched = input.size(0), False
+            if hx is None:
+                hx = torch.zeros(B, self.hidden_size, dtype=input.dtype, device=input.device)
+                states = (hx,) * len(cell.states)
+            else:
+                states = (hx,) if isinstance(hx, Tensor) else tuple(hx) if isinstance(hx, (tuple, list)) else ()
+                if not check.fit(states, isinstance(hx, Tensor), cell, input, (B, self.hidden_size)):
+                    check.cell_call(self, input, hx, w)
+            if input.size(1) != self.input_size or input.dtype is not w.dtype or input.device != w.device:
+                check.cell_call(self, input, hx if len(cell.states) == 1 else states, w)
+        else:
+            check.cell_call(self, input, hx, w)
+            unbatched = True
+            if hx is None:
+                hx = (torch.zeros(self.hidden_size, dtype=input.dtype, device=input.device),) * len(cell.states)
+            input = input.unsqueeze(0)
+            states = tuple(s.unsqueeze(0) for s in ((hx,) if isinstance(hx, Tensor) else hx))
+        return Call(cell, input, states, weights, self.bias, 1, 0.0, False, False, None, True), unbatched
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, as torch.nn prints them."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias}")
