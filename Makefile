@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test lint types generated docs install clean
+.PHONY: demo test lint types generated sanitize docs install clean
 
 demo: install
 	$(BIN)/torchrnn train --run runs/demo --overwrite --time-limit 100
@@ -22,6 +22,9 @@ types: install
 
 generated: install
 	$(BIN)/python -m torchrnn.codegen --check
+
+sanitize: install
+	.ci/sanitize
 
 docs: install
 	$(BIN)/mkdocs build --strict
