@@ -19,7 +19,10 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "vector_math.h"
 // in this order: each stands on those before it
 #include "gemm.h"
+#include "transposed.h"
 #include "sweep.h"
+#include "forward.h"
+#include "backward.h"
 #include "cells/all.h"
 
 // Short vectors for small layers: most lanes of a long one would be empty.

@@ -1,0 +1,172 @@
+// The sweep forward: slabs of the x-part for some steps at once, then step by step; and a whole layer of it.
+
+template <class Cell, class V>
+struct Forward : Sweep<Cell, V> {
+  using Base = Sweep<Cell, V>;
+  using typename Base::T;
+  using Base::Base, Base::G, Base::S, Base::columns, Base::saved, Base::s, Base::d, Base::H, Base::out, Base::time,
+      Base::output_before, Base::state_before;
+
+  void run(const Chunk& own, const Matrix<V>& w_x, const Matrix<V>& w_h, const Matrix<V>& w_r,
+               const T* bias) const {
+    int64_t B = own.end - own.begin;
+    if (B <= 0) return;
+    start(own);
+    int64_t slab = B >= 96 ? 1 : (96 + B - 1) / B;
+    if (slab > s.T) slab = s.T;
+    Buffer<T> x_part(slab * B * G * H + V::lanes);
+    Buffer<T*> pointers(4 * slab * B);
+    Buffer<T> middle(d.w_hr && !d.unprojected ? B * H : 1);
+    for (int64_t i = 0; i < s.T; i += slab) {
+      int64_t last = i + slab < s.T ? i + slab : s.T, M = 0;
+      T **from = pointers, **to = pointers + slab * B;
+      for (int64_t j = i; j < last; j++)
+        for (int64_t r = 0, n = own.rows(s, time(j)); r < n; r++, M++) {
+          from[M] = (T*)d.x.at(time(j), own.begin + r);
+          to[M] = x_part + M * G * H;
+        }
+      multiply_all<V>(M, w_x, (const T* const*)from, to, bias, false);
+      const T* part = x_part;
+      for (int64_t j = i; j < last; j++) {
+        int64_t n = own.rows(s, time(j));
+        step(time(j), own.begin, n, part, w_h, w_r, (const T**)(pointers + 2 * slab * B), middle);
+        part += n * G * H;
+      }
+    }
+    finish(own);
+  }
+
+  // One step of few rows, straight from the weights as they lie.
+  void run_direct() const {
+    start({0, s.B});
+    alignas(64) T tile[G * V::lanes];
+    Buffer<T> x_part(G * H + V::lanes);
+    for (int64_t r = 0; r < s.B; r++) {
+      const T *x = d.x.at(0, r), *h = output_before(0, r);
+      for (int64_t n = 0; n < G * H; n += V::lanes) {
+        int lanes = G * H - n < V::lanes ? (int)(G * H - n) : V::lanes;
+        V sum = dot_rows<V>(lanes, s.I, d.w_ih + n * s.I, s.I, x);
+        if (d.b_ih) sum = sum + load<V>(d.b_ih + n, lanes);
+        sum.store(x_part + n);
+      }
+      for (int64_t unit = 0; unit < H; unit += V::lanes) {
+        int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+        for (int g = 0; g < G; g++) {
+          V sum = dot_rows<V>(lanes, out, d.w_hh + (g * H + unit) * out, out, h);
+          if (d.b_hh && Cell::h_column[g] == g) sum = sum + load<V>(d.b_hh + g * H + unit, lanes);
+          sum.store(tile + g * V::lanes);
+        }
+        units(0, r, unit, tile, x_part, h, nullptr);
+      }
+    }
+    finish({0, s.B});
+  }
+
+  void start(const Chunk& own) const {
+    for (int k = 1; k < S; k++)
+      if (!d.sequence[k])
+        for (int64_t j = own.begin * H; j < own.end * H; j++) d.final[k][j] = d.initial[k][j];
+  }
+
+  void finish(const Chunk& own) const {
+    for (int64_t r = own.begin; r < own.end; r++) {
+      int64_t length = s.length(r), t = d.reverse ? 0 : length - 1;
+      const T* from = length ? d.y.at(t, r) : d.initial[0] + r * out;
+      for (int64_t j = 0; j < out; j++) d.final[0][r * out + j] = from[j];
+      for (int k = 1; k < S; k++)
+        if (d.sequence[k])
+          for (int64_t j = 0; j < H; j++)
+            d.final[k][r * H + j] = length ? d.sequence[k][s.index(t, r) * H + j] : d.initial[k][r * H + j];
+    }
+  }
+
+  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V>& w_h, const Matrix<V>& w_r,
+            const T** pointers, T* middle) const {
+    const Panels<V>& panels = w_h.panels;
+    const T** previous = pointers;
+    T** projected = (T**)(pointers + rows);
+    for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
+    alignas(64) T tile[MAX_TILE * V::lanes];
+    for (int64_t q = 0; q < panels.count(); q++) {
+      int64_t p = t & 1 ? panels.count() - 1 - q : q;  // to and fro: the panels used last are still in the cache
+      int vectors = panels.vectors(p), C = vectors * G, most = tile_rows<V>(C);
+      for (int64_t m = 0; m < rows; m += most) {
+        int count = rows - m < most ? (int)(rows - m) : most;
+        multiply<V>(C, count, out, previous + m, 1, w_h.at(p), w_h.step(p), tile, false);
+        for (int r = 0; r < count; r++)
+          for (int b = 0; b < vectors; b++)
+            units(t, r0 + m + r, p * panels.width() + (int64_t)b * V::lanes, tile + (r * C + b * G) * V::lanes,
+                  x_part + (m + r) * G * H, previous[m + r], middle + (m + r) * H);
+      }
+    }
+    if (!d.w_hr) return;
+    for (int64_t r = 0; r < rows; r++) {
+      previous[r] = d.unprojected ? d.unprojected + s.index(t, r0 + r) * H : middle + r * H;
+      projected[r] = d.y.at(t, r0 + r);
+    }
+    multiply_all<V>(rows, w_r, previous, projected, nullptr, false);
+  }
+
+  // One vector of units of one row: the cell's function on the tile.
+  void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous, T* middle) const {
+    if (H - unit >= V::lanes) units_of<true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
+    else units_of<false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+  }
+  template <bool full>
+  TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, const T* x_part,
+                                const T* previous, T* middle) const {
+    V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
+    for (int g = 0; g < G; g++) {
+      V x = load<V, full>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
+      int column = Cell::h_column[g];
+      if (column == g) {
+        a[g] = x + h;
+      } else {
+        a[g] = x;
+        a[column] = d.b_hh ? h + load<V, full>(d.b_hh + g * H + unit, lanes) : h;
+      }
+    }
+    for (int k = 0; k < S; k++)
+      if (Cell::reads[k]) before[k] = load<V, full>((k ? state_before(k, t, r) : previous) + unit, lanes);
+    Cell::forward(a, before, after, keep);
+    int64_t n = s.index(t, r);
+    T* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
+    store<full>(after[0], output + unit, lanes);
+    for (int k = 1; k < S; k++)
+      store<full>(after[k], (d.sequence[k] ? d.sequence[k] + n * H : d.final[k] + r * H) + unit, lanes);
+    if (d.keep)
+      for (int j = 0; j < saved; j++) store<full>(keep[j], d.keep + (n * saved + j) * H + unit, lanes);
+  }
+};
+
+template <class Cell, class V>
+static void layer_forward(const Layer<typename V::type>& layer) {
+  using T = typename V::type;
+  const Shape& s = layer.shape;
+  constexpr int G = Cell::gates;
+  int64_t H = s.H, out = s.P ? s.P : s.H;
+  if (s.T == 1 && s.B <= 4 && !s.P) {
+    for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
+    return;
+  }
+  Panels<V> of_x(G * H, 1, s.I), of_h(H, G, out), of_r(s.P, 1, H);
+  int64_t size = of_x.size() + of_h.size() + of_r.size() + G * H + V::lanes;
+  Buffer<T> packed(size * layer.directions);
+  Matrix<V> x[2] = {{of_x}, {of_x}}, h[2] = {{of_h}, {of_h}}, r[2] = {{of_r}, {of_r}};
+  T* bias[2] = {};
+  in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
+    const Direction<T>& d = layer.direction[i];
+    x[i].packed = packed + i * size, h[i].packed = x[i].packed + of_x.size(), r[i].packed = h[i].packed + of_h.size();
+    x[i].pack(d.w_ih, 0, s.I, 1, s.total());
+    h[i].pack(d.w_hh, H * out, out, 1, s.total());
+    if (d.w_hr) r[i].pack(d.w_hr, 0, H, 1, s.total());
+    if (!d.b_ih) return;
+    bias[i] = r[i].packed + of_r.size();
+    for (int64_t j = 0; j < G * H; j++) bias[i][j] = d.b_ih[j] + (Cell::h_column[j / H] == j / H ? d.b_hh[j] : 0);
+  });
+  int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * G * H * (s.I + out));
+  in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
+    int64_t of = i / chunks;
+    Forward<Cell, V>(s, layer.direction[of]).run(chunk(s, i % chunks, chunks), x[of], h[of], r[of], bias[of]);
+  });
+}
