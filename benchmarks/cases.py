@@ -1,13 +1,14 @@
-"""What is timed: named shapes, each one layer or cell with its input."""
+"""What a case is: a recurrent module, the shape of what it is called with, and the work that it does."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 
 
 class Case(NamedTuple):
@@ -25,68 +26,71 @@ class Case(NamedTuple):
     L: int = 1
     bidirectional: bool = False
     batch_first: bool = False
-    packed: bool = False  # lengths evenly from T down to T / 10
+    bias: bool = True
+    relu: bool = False  # an RNN's nonlinearity in place of tanh
+    packed: bool = False  # a PackedSequence, lengths evenly from T down to T / 10
+    lengths: bool = False  # a padded batch and its lengths, the same ones in mixed order
     states: bool = False  # a layer is called with its initial states; a cell always is
+    steps: int = 1  # calls in a Python loop, each with the states of the one before
 
     @property
     def is_cell(self) -> bool:
         """Whether it is one step of a cell."""
         return self.kind.endswith("Cell")
 
+    @property
+    def cell(self) -> str:
+        """RNN, LSTM or GRU."""
+        return self.kind.removesuffix("Cell")
+
+    @property
+    def D(self) -> int:
+        """Directions."""
+        return 2 if self.bidirectional else 1
+
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the class is constructed with."""
-        if self.is_cell:
-            return (self.I, self.H), {}
-        options = {"num_layers": self.L, "batch_first": self.batch_first, "bidirectional": self.bidirectional}
+        options: dict[str, Any] = {}
+        if not self.is_cell:
+            options = {"num_layers": self.L, "batch_first": self.batch_first, "bidirectional": self.bidirectional}
+        if not self.bias:
+            options["bias"] = False
+        if self.relu:
+            options["nonlinearity"] = "relu"
         return (self.I, self.H), options
 
     def inputs(self, generator: torch.Generator) -> tuple[Any, ...]:
-        """What it is called with: a sequence, or a cell's step with its states."""
+        """What it is called with: a sequence, or a cell's step with its states; a loop's steps come first in x."""
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
 
         def draw_states(*shape: int) -> Any:
-            return (draw(*shape), draw(*shape)) if self.kind.startswith("LSTM") else draw(*shape)
+            return (draw(*shape), draw(*shape)) if self.cell == "LSTM" else draw(*shape)
 
+        loop = (self.steps,) if self.steps > 1 else ()
         if self.is_cell:
-            return draw(self.B, self.I), draw_states(self.B, self.H)
-        x = draw(self.B, self.T, self.I) if self.batch_first else draw(self.T, self.B, self.I)
+            return draw(*loop, self.B, self.I), draw_states(self.B, self.H)
+        sizes = (self.B, self.T) if self.batch_first else (self.T, self.B)
+        x = draw(*loop, *sizes, self.I)
         sequence = self._pack(x) if self.packed else x
         if not self.states:
             return (sequence,)
-        return sequence, draw_states(self.L * (2 if self.bidirectional else 1), self.B, self.H)
+        return sequence, draw_states(self.L * self.D, self.B, self.H)
+
+    def row_lengths(self) -> Tensor:
+        """How long each row is: (B,), evenly from T to T / 10, in mixed order unless packed."""
+        if not self.packed and not self.lengths:
+            return torch.full((self.B,), max(1, self.T))
+        lengths = torch.linspace(self.T, max(1, self.T // 10), self.B).long()
+        return lengths[torch.randperm(self.B, generator=torch.Generator().manual_seed(2))] if self.lengths else lengths
+
+    def flops(self, training: bool) -> float:
+        """Floating-point operations of the matrix products: two a weight and step, thrice that in training."""
+        H, D = self.H, self.D
+        inputs = [self.I] + [D * H] * (self.L - 1)
+        per_step = sum(2 * GATES[self.cell] * H * (I + H) * D for I in inputs)
+        return per_step * int(self.row_lengths().sum()) * self.steps * (3 if training else 1)
 
     def _pack(self, x: Tensor) -> PackedSequence:
-        lengths = torch.linspace(self.T, max(1, self.T // 10), self.B).long()
-        return pack_padded_sequence(x, lengths, batch_first=self.batch_first)
-
-
-_SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"T": 5, "B": 1, "I": 4, "H": 4},
-    "onestep": {"T": 1, "B": 1, "I": 128, "H": 128, "states": True},  # as a loop calls a layer
-    "small": {"T": 10, "B": 8, "I": 16, "H": 32},
-    "medium": {"T": 50, "B": 32, "I": 64, "H": 128},
-    "batchfirst": {"T": 20, "B": 16, "I": 32, "H": 64, "batch_first": True},
-    "bi2": {"T": 20, "B": 16, "I": 32, "H": 64, "L": 2, "bidirectional": True},
-    "packed": {"T": 20, "B": 16, "I": 32, "H": 64, "packed": True},
-}
-_LAYERS = ("RNN", "LSTM", "GRU")
-
-#: The grid that is timed by default: each layer in seven shapes, each cell at two batch sizes.
-CASES: tuple[Case, ...] = (
-    *(Case(f"{k.lower()}-{name}", k, **shape) for name, shape in _SHAPES.items() for k in _LAYERS),
-    *(Case(f"{k.lower()}cell-b{B}", f"{k}Cell", T=0, B=B, I=128, H=128) for B in (1, 32) for k in _LAYERS),
-)
-
-
-def select(pattern: str) -> list[Case]:
-    """The cases whose name matches a pattern such as ``lstm-*``; several are separated by commas.
-
-    Raises:
-        ValueError: none matches.
-    """
-    chosen = [c for c in CASES if any(fnmatch(c.name, p.strip()) for p in pattern.split(","))]
-    if not chosen:
-        raise ValueError(f"no case matches {pattern!r}; there are {', '.join(c.name for c in CASES)}")
-    return chosen
+        return pack_padded_sequence(x, self.row_lengths(), batch_first=self.batch_first)

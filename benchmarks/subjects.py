@@ -1,31 +1,41 @@
-"""Who is timed: each subject turns a case into a function of no arguments that does the work and returns its results.
+"""Who is timed: each subject turns a case into work that can be run again and again, and whose results can be checked.
 
-Another library becomes another column by another entry in `RIVALS`: take the weights from the torch.nn module, return
-the results as torch tensors in the same order, and it is checked and timed like the rest.
+Another library becomes another column by another entry in `rivals.RIVALS`: take the weights from the torch.nn module,
+return the results as torch tensors in the same order, and it is checked and timed like the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 import torchrnn
 from benchmarks.cases import Case
 
-#: One run of a case -> outputs and states; in training then the gradients of the inputs and of the weights, in order.
-Work = Callable[[], list[Tensor]]
-#: (case, the torch.nn module whose weights all share, inputs, training) -> work
-Subject = Callable[[Case, nn.Module, tuple[Any, ...], bool], Work]
+
+class Work(NamedTuple):
+    """What is timed, and how its results are read.
+
+    Read, they are the outputs and states; in training then the gradients of the inputs and of the weights, in order.
+    None stands for a gradient that the subject has not.
+    """
+
+    run: Callable[[], Any]
+    read: Callable[[Any], list[Tensor | None]] = list
+
+
+#: (case, the torch.nn module whose weights all share, inputs, training) -> work, or None where it cannot do the case
+Subject = Callable[[Case, nn.Module, tuple[Any, ...], bool], Work | None]
 
 
 def torch_nn(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
     """torch.nn itself: what the others are measured against."""
-    return _module_work(model, inputs, training)
+    return _module_work(_called(case, model), model, inputs, training)
 
 
 def ours(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
@@ -33,13 +43,47 @@ def ours(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) 
     positional, options = case.arguments()
     module = getattr(torchrnn, case.kind)(*positional, **options)
     module.load_state_dict(model.state_dict())
-    return _module_work(module, inputs, training)
+    return _module_work(_called(case, module), module, inputs, training)
 
 
-RIVALS: dict[str, Subject] = {"torch.nn": torch_nn}
+def upstream(results: list[Tensor]) -> list[Tensor]:
+    """The gradients that training is given: the same ones for every subject."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(t.shape, generator=generator) for t in results]
 
 
-def _module_work(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
+def _called(case: Case, module: Any) -> Callable[..., Any]:
+    """How the case calls the module: once, in a loop, or with lengths."""
+    if case.steps > 1:
+        return lambda xs, state: _loop(module, xs, state, case.is_cell)
+    if not case.lengths:
+        return module
+    lengths = case.row_lengths()
+    if isinstance(module, torchrnn.Recurrent):
+        return lambda *inputs: module(*inputs, lengths=lengths)
+
+    def packed(x: Tensor, *states: Any) -> Any:
+        sequence = pack_padded_sequence(x, lengths, case.batch_first, enforce_sorted=False)
+        y, finals = module(sequence, *states)
+        return pad_packed_sequence(y, case.batch_first, total_length=case.T)[0], finals
+
+    return packed
+
+
+def _loop(module: Any, xs: Tensor, state: Any, is_cell: bool) -> tuple[Tensor, Any]:
+    """The module called for each x in turn, with the states of the call before."""
+    outputs = []
+    for x in xs.unbind(0):
+        if is_cell:
+            state = module(x, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        else:
+            y, state = module(x, state)
+            outputs.append(y)
+    return torch.stack(outputs), state
+
+
+def _module_work(call: Callable[..., Any], module: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
     """Inference under no_grad; training is a forward and the gradient of everything for fixed upstream gradients."""
     module.train(training)
     inputs = tree_map(lambda t: t.detach().requires_grad_(training) if _floating(t) else t, inputs)
@@ -48,19 +92,18 @@ def _module_work(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> 
 
         def infer() -> list[Tensor]:
             with torch.no_grad():
-                return _flat(module(*inputs))
+                return _flat(call(*inputs))
 
-        return infer
+        return Work(infer)
 
     asking = [t for t in tree_leaves(inputs) if _floating(t)] + list(module.parameters())
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(t.shape, generator=generator) for t in _flat(module(*inputs))]
+    gradients = upstream(_flat(call(*inputs)))
 
     def train() -> list[Tensor]:
-        results = _flat(module(*inputs))
-        return [*results, *torch.autograd.grad(results, asking, upstream)]
+        results = _flat(call(*inputs))
+        return [*results, *torch.autograd.grad(results, asking, gradients)]
 
-    return train
+    return Work(train)
 
 
 def _floating(leaf: Any) -> bool:

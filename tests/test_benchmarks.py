@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from benchmarks import run
-from benchmarks.cases import CASES, Case, select
-from benchmarks.subjects import RIVALS, ours, torch_nn
+from benchmarks import measure, report, run, targets
+from benchmarks.cases import GATES, Case
+from benchmarks.grid import FULL, QUICK, select
+from benchmarks.measure import How, Ratio, Row
+from benchmarks.rivals import RIVALS, installed
+from benchmarks.subjects import Work, ours, torch_nn
 
-TINY = next(c for c in CASES if c.name == "lstm-tiny")
+TINY = next(c for c in QUICK if c.name == "lstm-tiny")
+ONCE = How(rounds=1)
 
 
 @pytest.fixture(autouse=True)
@@ -28,28 +33,39 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_names_are_unique_and_the_grid_is_whole() -> None:
-    assert len({c.name for c in CASES}) == len(CASES)
-    assert len(CASES) >= 20
-    for kind in ("RNN", "LSTM", "GRU"):
-        layers = [c for c in CASES if c.kind == kind]
+def test_names_are_unique_and_the_grids_are_whole() -> None:
+    assert len({c.name for c in FULL}) == len(FULL)
+    assert set(QUICK) < set(FULL)
+    assert len(QUICK) >= 20
+    for kind in GATES:
+        layers = [c for c in QUICK if c.kind == kind]
         assert any(c.T == c.B == 1 and c.states for c in layers)
         assert any(c.batch_first for c in layers)
         assert any(c.bidirectional and c.L == 2 for c in layers)
         assert any(c.packed for c in layers)
-        assert {c.B for c in CASES if c.kind == f"{kind}Cell"} == {1, 32}
+        assert {c.B for c in QUICK if c.kind == f"{kind}Cell"} == {1, 32}
+        layers = [c for c in FULL if c.kind == kind]
+        assert {(100, 32, 128, 256, False), (100, 32, 128, 256, True)} <= {
+            (c.T, c.B, c.I, c.H, c.lengths) for c in layers
+        }
+        assert {5, 1000, 5000} <= {c.T for c in layers}
+        assert any(c.steps == 60 for c in FULL if c.kind == f"{kind}Cell")
+    assert sum("-" in c.name for c in FULL if c not in QUICK) > 40
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+SMALL = [c._replace(T=min(c.T, 6), steps=min(c.steps, 3), I=7, H=5, B=min(c.B, 5)) for c in FULL]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)
 def test_case_is_well_formed(case: Case) -> None:
-    """The shapes are what the name and the fields say, and torch.nn takes them."""
-    positional, options = case.arguments()
+    """At small sizes: the shapes are what the fields say, torch.nn takes them, and we give the same."""
     inputs = case.inputs(torch.Generator().manual_seed(0))
     again = case.inputs(torch.Generator().manual_seed(0))
     x = inputs[0]
+    loop = (case.steps,) if case.steps > 1 else ()
     if case.is_cell:
         assert case.T == 0
-        assert x.shape == (case.B, case.I)
+        assert x.shape == (*loop, case.B, case.I)
         assert len(inputs) == 2
     elif case.packed:
         assert isinstance(x, PackedSequence)
@@ -58,10 +74,34 @@ def test_case_is_well_formed(case: Case) -> None:
         assert x.batch_sizes[-1] < case.B
         assert torch.equal(x.data, again[0].data)
     else:
-        assert x.shape == ((case.B, case.T, case.I) if case.batch_first else (case.T, case.B, case.I))
+        assert x.shape == (*loop, *((case.B, case.T) if case.batch_first else (case.T, case.B)), case.I)
         assert torch.equal(x, again[0])
         assert len(inputs) == 1 + case.states
-    getattr(torch.nn, case.kind)(*positional, **options)(*inputs)
+    work = measure.prepare(case, training=True)
+    assert list(work) == ["torchrnn", "torch.nn"]
+
+
+def test_lengths_are_even() -> None:
+    for case in FULL:
+        lengths = case.row_lengths()
+        assert lengths.shape == (case.B,)
+        if case.lengths or case.packed:
+            assert lengths.max() == case.T
+            assert lengths.min() == max(1, case.T // 10)
+            assert lengths.double().mean() == pytest.approx(0.55 * case.T, rel=0.04)
+            assert torch.equal(lengths, lengths.sort(descending=True).values) == case.packed
+        else:
+            assert set(lengths.tolist()) == {max(1, case.T)}
+
+
+def test_flops() -> None:
+    case = Case("a", "LSTM", T=3, B=2, I=5, H=7)
+    once = 2 * 4 * 7 * (5 + 7) * 6
+    assert case.flops(training=False) == once
+    assert case.flops(training=True) == 3 * once
+    assert case._replace(bidirectional=True, L=2).flops(training=False) == 2 * (once + 2 * 4 * 7 * (14 + 7) * 6)
+    assert case._replace(T=10, lengths=True).flops(training=False) == once / 6 * 11
+    assert Case("b", "GRUCell", T=0, B=2, I=5, H=7, steps=9).flops(training=False) == 2 * 3 * 7 * 12 * 18
 
 
 def test_select() -> None:
@@ -71,34 +111,36 @@ def test_select() -> None:
         "lstmcell-b32",
         "grucell-b32",
     ]
-    assert select("*") == list(CASES)
+    assert select("*") == list(QUICK)
+    assert select("*", "full") == list(FULL)
+    assert [c.name for c in select("lstm-ptb")] == ["lstm-ptb"]  # spelt out, though not in the quick grid
     with pytest.raises(ValueError, match=r"no case matches 'nothing'; there are rnn-tiny, .*"):
         select("nothing")
 
 
-@pytest.mark.parametrize("name", ["rnn-packed", "gru-bi2", "lstm-onestep", "lstmcell-b1"])
+@pytest.mark.parametrize("name", ["rnn-packed", "gru-bi2", "lstm-onestep", "lstmcell-b1", "rnncell-loop60"])
 def test_training_returns_every_gradient(name: str) -> None:
     """Outputs and states, then a gradient for each floating input and each weight, by the same upstream gradients."""
     (case,) = select(name)
     positional, options = case.arguments()
     model = getattr(torch.nn, case.kind)(*positional, **options)
     inputs = case.inputs(torch.Generator().manual_seed(0))
-    results = [subject(case, model, inputs, True)() for subject in (torch_nn, ours)]
+    works = [subject(case, model, inputs, True) for subject in (torch_nn, ours)]
+    results = [work.read(work.run()) for work in works]
     states = 2 if case.kind.startswith("LSTM") else 1
     given = 1 + (states if case.states or case.is_cell else 0)
-    assert len(results[0]) == states + (not case.is_cell) + given + len(list(model.parameters()))
-    run.check(name, results[1], results[0])
-    assert all(g.abs().max() > 0 for g in results[1])
+    outputs = states + (not case.is_cell or case.steps > 1)
+    assert len(results[0]) == outputs + given + len(list(model.parameters()))
+    measure.check(name, results[1], results[0])
+    assert all(g is not None and g.abs().max() > 0 for g in results[1])
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("wrong", ["value", "nan", "shape", "fewer", "last"])
-def test_a_wrong_answer_stops_the_run(monkeypatch: pytest.MonkeyPatch, training: bool, wrong: str) -> None:
-    def rival(*arguments: Any) -> Any:
+def spoil(wrong: str) -> Any:
+    def subject(*arguments: Any) -> Work:
         work = torch_nn(*arguments)
 
         def spoilt() -> list[torch.Tensor]:
-            results = [t.detach().clone() for t in work()]
+            results = [t.detach().clone() for t in work.run()]
             if wrong == "shape":
                 return [results[0][:-1], *results[1:]]
             if wrong == "fewer":
@@ -106,30 +148,70 @@ def test_a_wrong_answer_stops_the_run(monkeypatch: pytest.MonkeyPatch, training:
             results[-1 if wrong == "last" else 0].view(-1)[-1] += float("nan") if wrong == "nan" else 1e-3
             return results
 
-        return spoilt
+        return Work(spoilt)
 
-    monkeypatch.setitem(RIVALS, "spoilt", rival)
-    with pytest.raises(run.WrongAnswer, match="lstm-tiny: spoilt"):
-        run.measure(TINY, "training" if training else "inference", rounds=1)
+    return subject
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("wrong", ["value", "nan", "shape", "fewer", "last"])
+def test_a_wrong_answer_of_ours_stops_the_run(monkeypatch: pytest.MonkeyPatch, training: bool, wrong: str) -> None:
+    monkeypatch.setattr(measure, "ours", spoil(wrong))
+    with pytest.raises(measure.WrongAnswer, match="lstm-tiny: torchrnn"):
+        measure.measure(TINY, "training" if training else "inference", ONCE)
+
+
+def test_a_wrong_answer_of_a_rival_leaves_it_out(capsys: pytest.CaptureFixture[str]) -> None:
+    row = measure.measure(TINY, "training", ONCE, {"spoilt": spoil("last"), "unable": lambda *_: None})
+    assert list(row.microseconds) == ["torchrnn", "torch.nn"]
+    assert "left out: lstm-tiny: spoilt: result" in capsys.readouterr().err
 
 
 def test_ratios() -> None:
-    values = [1.0] * 5 + [2.0] * 5 + [9.0]
-    assert run._ratio(values) == (2.0, 1.0, 2.0)
-    assert run._ratio([3.0]) == (3.0, 3.0, 3.0)
-    rows = [run.Row(TINY, "training", {}, {"torch.nn": run.Ratio(m, m, m)}) for m in (0.5, 2.0, 8.0)]
-    assert run.geometric_means(rows) == {("LSTM", "training", "torch.nn"): pytest.approx(2.0)}
+    assert measure.ratio([2.0] * 11, [2.0] * 5 + [1.0] * 5 + [0.25]) == (2.0, 1.0, 2.0)
+    assert measure.ratio([3.0], [1.0]) == (3.0, 3.0, 3.0)
+    rows = [Row(TINY, "training", {}, {"torch.nn": Ratio(m, m, m)}) for m in (0.5, 2.0, 8.0)]
+    assert report.geometric_means(rows) == {("LSTM", "training", "torch.nn"): pytest.approx(2.0)}
+    assert math.isnan(measure.geometric_mean([]))
 
 
-def test_ratio_is_ours_over_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*arguments: Any) -> Any:
+def test_the_best_rival_is_the_fastest_but_torch() -> None:
+    ratios = {name: Ratio(m, m, m) for name, m in {"torch.nn": 3.0, "a": 0.5, "b": 0.9}.items()}
+    assert Row(TINY, "training", {}, ratios).best_rival() == "b"
+    assert Row(TINY, "training", {}, {"torch.nn": ratios["torch.nn"]}).best_rival() is None
+
+
+def test_ratio_is_ours_over_theirs() -> None:
+    def slow(*arguments: Any) -> Work:
         work = torch_nn(*arguments)
-        return lambda: [work() for _ in range(20)].pop()
+        return Work(lambda: [work.run() for _ in range(20)].pop())
 
-    monkeypatch.setitem(RIVALS, "slow", slow)
-    row = run.measure(TINY, "inference", rounds=3)
+    row = measure.measure(TINY, "inference", How(rounds=3), {"slow": slow})
     assert row.ratios["slow"].median < 0.5 < row.ratios["torch.nn"].median * 2
     assert row.microseconds["slow"] > row.microseconds["torchrnn"]
+    assert row.sgemm > 0.1
+
+
+def test_rounds_stop_after_a_time() -> None:
+    times = measure.alternate({"a": lambda: None}, How(rounds=10**6, seconds=0.01))
+    assert 5 <= len(times["a"]) < 10**5
+
+
+@pytest.mark.parametrize("rival", ["flax", "equinox", "keras", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", GATES)
+def test_rival_gives_the_same(rival: str, kind: str) -> None:
+    """Every gate in its place, in two stacked directions, with states; where the library is installed."""
+    if rival not in installed():
+        pytest.skip(f"{rival} is not installed")
+    case = Case("a", kind, T=3, B=2, I=3, H=4, L=2, bidirectional=True, batch_first=True, states=True)
+    assert rival in measure.prepare(case, training=False, rivals=installed()) or (rival, kind) == ("equinox", "RNN")
+
+
+def test_an_absent_rival_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "installed", dict)
+    assert list(run._rivals("all")) == list(run._rivals("none")) == list(RIVALS)
+    with pytest.raises(ValueError, match=r"not installed: flax; there are none \(torchrnn\[bench\]\)"):
+        run._rivals("flax")
 
 
 @pytest.mark.parametrize("backend", ["aten", "reference"])
@@ -138,16 +220,17 @@ def test_backend_is_forced_on_ours(monkeypatch: pytest.MonkeyPatch, backend: str
     for name in ("aten", "reference"):
         module = importlib.import_module(f"torchrnn.backends.{name}")
         monkeypatch.setattr(module, "run", lambda call, name=name, run=module.run: (ran.append(name), run(call))[1])
-    run.measure(TINY, "inference", rounds=1, backend=backend)
+    measure.measure(TINY, "inference", How(1, backend=backend))
     assert set(ran) == {backend}
 
 
 def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "result.json"
-    assert run.main(["--cases", "gru-tiny", "--rounds", "3", "--json", str(file)]) == 0
+    file, table = tmp_path / "result.json", tmp_path / "table.md"
+    assert run.main(["--cases", "gru-tiny", "--rounds", "3", "--json", str(file), "--markdown", str(table)]) == 0
     printed = capsys.readouterr().out
     assert "torchrnn µs" in printed
-    assert printed.count("gru-tiny") == 2
+    assert printed.count("\ngru-tiny") == 2
+    assert table.read_text().count("| gru-tiny |") == 2
     assert "geometric means" in printed
     result = json.loads(file.read_text())
     assert [(r["case"]["name"], r["mode"]) for r in result["rows"]] == [
@@ -158,16 +241,21 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in result["rows"]:
         ratio = row["ratios"]["torch.nn"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-        assert set(row["microseconds"]) == {"torchrnn", "torch.nn"}
+        assert set(row["microseconds"]) == set(row["gflops"]) == {"torchrnn", "torch.nn"}
+        assert row["sgemm"] > 0
     assert {(m["kind"], m["mode"], m["rival"]) for m in result["geometric_means"]} == {
         ("GRU", "inference", "torch.nn"),
         ("GRU", "training", "torch.nn"),
     }
 
 
+def measured(ratio: float) -> Row:
+    ratios = {"torch.nn": Ratio(ratio, 1.0, 1.2), "flax": Ratio(0.5, 0.4, 0.6)}
+    return Row(TINY, "inference", {"torchrnn": ratio, "torch.nn": 1.0, "flax": 2.0}, ratios, 100.0)
+
+
 def test_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    measured = run.Row(TINY, "inference", {"torchrnn": 1.1, "torch.nn": 1.0}, {"torch.nn": run.Ratio(1.1, 1.0, 1.2)})
-    monkeypatch.setattr(run, "measure", lambda *_: measured)
+    monkeypatch.setattr(run, "measure", lambda *_: measured(1.1))
     arguments = ["--cases", "lstm-tiny", "--mode", "inference"]
     assert run.main(arguments) == 0
     assert run.main([*arguments, "--limit", "1.15"]) == 0
@@ -175,6 +263,31 @@ def test_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert "over 1.05: lstm-tiny inference" in capsys.readouterr().err
 
 
+def test_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "picture.png"
+    report.picture([measured(0.4), measured(1.4)._replace(mode="training")], file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_targets_answer_honestly() -> None:
+    found = list(targets._against_torch([measured(0.5), measured(1.1)])) + list(
+        targets._against_rivals([measured(1.1)])
+    )
+    answers = [(t.number, round(t.value, 2), t.met) for t in found if not math.isnan(t.value)]
+    assert answers == [(1, 1.35, False), (1, 0.91, False), (2, 2.0, True), (2, 2.0, True)]
+    assert "not measured" in str(found[0])
+    assert not found[0].met
+    assert "lstm-tiny inference (torch.nn); 1 of 2 below" in str(found[4])
+
+
+def test_floats_kept() -> None:
+    """What the equations of torch's LSTM are known to keep: more than the inputs, once a storage."""
+    case = Case("a", "RNN", T=4, B=2, I=3, H=5, states=True)
+    assert targets._floats_kept(torch.nn.RNN(3, 5), case) >= 4 * 2 * 5
+    assert targets._floats_kept(torch.nn.Identity(), case._replace(states=False)) == 0
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [c.name for c in CASES]
+    assert capsys.readouterr().out.split() == [c.name for c in QUICK]
