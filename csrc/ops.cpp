@@ -1,20 +1,13 @@
-// The operators that torch sees; the only file that includes torch, and of it only the stable ABI.
+// The operators that torch sees; with request.h the only file that includes torch, and of it only the stable ABI.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cstring>
-#include <optional>
-#include <string>
-#include <vector>
-
-#include "kernels.h"
+#include "request.h"
 
 namespace torchrnn {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
 
 static std::string isa() { return kernels().isa; }
 
@@ -27,20 +20,11 @@ static const CellKernels* find(const std::string& name) {
 
 static bool has(const std::string& cell) { return find(cell) != nullptr; }
 
-static void in_threads(int64_t tasks, void (*body)(void*, int64_t), void* data) {
-  torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) body(data, i);
-  });
-}
-
 static int32_t type_code(const Tensor& t) {
   int32_t code;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
   return code;
 }
-
-static Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-static Tensor dense_rows(const Tensor& t) { return t.stride(-1) == 1 ? t : torch::stable::contiguous(t); }
 
 // A fresh tensor by the shortest way: torch's new_empty takes four times as long.
 static Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
@@ -58,87 +42,6 @@ static Tensor fresh_as(const Tensor& t) {
     default: return fresh(t, {t.size(0), t.size(1), t.size(2)});
   }
 }
-
-// One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand. A single step is a
-// layer of one step and one direction whose tensors lack those two dimensions.
-template <class T>
-struct Request {
-  const CellKernels& cell;
-  Tensor x;
-  Tensors states, weights;
-  std::vector<int64_t> first;
-  Layer<T> layer{};
-  int64_t N, out;
-  int per_direction;
-  bool bias, one_step;
-
-  Request(const CellKernels& cell, const Tensor& input, const Tensors& given, const Tensors& params,
-          const std::optional<Tensor>& batch_sizes, bool bias)
-      : cell(cell), x(dense_rows(input)), bias(bias), one_step(given[0].dim() == 2) {
-    for (const Tensor& t : given) states.push_back(dense(t));
-    for (const Tensor& t : params) weights.push_back(dense(t));
-    Shape& s = layer.shape;
-    layer.directions = one_step ? 1 : (int)states[0].size(0);
-    per_direction = (int)weights.size() / layer.directions;
-    bool packed = batch_sizes.has_value();
-    s.T = packed ? batch_sizes->size(0) : one_step ? 1 : x.size(0);
-    s.B = states[0].size(-2);
-    s.I = x.size(-1);
-    s.H = weights[0].size(0) / cell.gates;
-    out = states[0].size(-1);
-    s.P = per_direction == (bias ? 5 : 3) ? out : 0;
-    if (packed) {
-      s.running = batch_sizes->const_data_ptr<int64_t>();
-      first.resize((size_t)s.T);
-      for (int64_t t = 0, n = 0; t < s.T; n += s.running[t], t++) first[(size_t)t] = n;
-      s.first = first.data();
-    }
-    N = s.total();
-    layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
-    for (int d = 0; d < layer.directions; d++) {
-      Direction<T>& to = layer.direction[d];
-      to.reverse = d == 1;
-      const Tensor* w = &weights[(size_t)(d * per_direction)];
-      to.w_ih = w[0].template const_data_ptr<T>();
-      to.w_hh = w[1].template const_data_ptr<T>();
-      to.b_ih = bias ? w[2].template const_data_ptr<T>() : nullptr;
-      to.b_hh = bias ? w[3].template const_data_ptr<T>() : nullptr;
-      to.w_hr = s.P ? w[per_direction - 1].template const_data_ptr<T>() : nullptr;
-      to.x = rows(x);
-      for (int k = 0; k < cell.states; k++) to.initial[k] = states[(size_t)k].template const_data_ptr<T>() + d * row(k);
-    }
-  }
-
-  int64_t width(int k) const { return k ? layer.shape.H : out; }
-  int64_t row(int k) const { return layer.shape.B * width(k); }
-
-  // A (T, B, …) tensor by its strides, or a packed (N, …) one.
-  Rows<const T> rows(const Tensor& t) const {
-    const T* base = t.template const_data_ptr<T>();
-    return layer.shape.first || one_step ? Rows<const T>{base, 0, t.stride(0), layer.shape.first}
-                             : Rows<const T>{base, t.stride(0), t.stride(1), nullptr};
-  }
-  Rows<T> rows_of(T* base, int64_t width) const {
-    return {base, layer.shape.B * width, width, layer.shape.first};
-  }
-
-  int64_t reserve_size() const {
-    return N * layer.shape.H * (cell.saved + cell.states - 1 + (layer.shape.P ? 1 : 0));
-  }
-  void set_outputs(T* y, T* reserve) {
-    int64_t NH = N * layer.shape.H, width = layer.directions * out;
-    for (int d = 0; d < layer.directions; d++) {
-      Direction<T>& to = layer.direction[d];
-      to.y = rows_of(y + d * out, width);
-      if (!reserve) continue;
-      T* at = reserve + d * reserve_size();
-      to.keep = at;
-      at += NH * cell.saved;
-      for (int k = 1; k < cell.states; k++, at += NH) to.sequence[k] = at;
-      to.unprojected = layer.shape.P ? at : nullptr;
-    }
-  }
-};
 
 static void forward(const CellKernels& c, const Layer<float>& l) { c.forward_float(l); }
 static void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
@@ -182,8 +85,24 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
   Request<T> request(cell, x, states, weights, batch_sizes, bias);
   Layer<T>& layer = request.layer;
   const Shape& s = layer.shape;
-  request.set_outputs(const_cast<T*>(y.const_data_ptr<T>()), const_cast<T*>(reserve.const_data_ptr<T>()));
   size_t S = (size_t)cell.states;
+  int64_t width = layer.directions * request.out;
+  // a hook of saved tensors may have brought them back with other strides
+  Tensor outputs = dense(y), kept = dense(reserve);
+  auto like_output = [&](const Tensor& t, const char* name) {
+    if (s.first || request.one_step) expect(t, {request.N, width}, name);
+    else expect(t, {s.T, s.B, width}, name);
+  };
+  like_output(outputs, "the output");
+  if (dy.has_value()) like_output(*dy, "the gradient of the output");
+  expect(kept, {layer.directions * request.reserve_size()}, "what was kept for backward");
+  STD_TORCH_CHECK(dfinal.size() == S && needs.size() == 1 + S + weights.size(), "a gradient is missing");
+  for (size_t k = 0; k < S; k++)
+    if (dfinal[k].has_value()) {
+      if (request.one_step) expect(*dfinal[k], {s.B, request.width((int)k)}, "the gradient of a state");
+      else expect(*dfinal[k], {layer.directions, s.B, request.width((int)k)}, "the gradient of a state");
+    }
+  request.set_outputs(const_cast<T*>(outputs.const_data_ptr<T>()), const_cast<T*>(kept.const_data_ptr<T>()));
   Tensors results;
   results.reserve(1 + S + weights.size());
   for (size_t i = 0; i < 1 + S + weights.size(); i++) {
