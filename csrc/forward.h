@@ -40,21 +40,26 @@ struct Forward : Sweep<Cell, V> {
   void run_direct() const {
     start({0, s.B});
     alignas(64) T tile[G * V::lanes];
-    Buffer<T> x_part(G * H + V::lanes);
+    Buffer<T> x_part(G * H);
     for (int64_t r = 0; r < s.B; r++) {
       const T *x = d.x.at(0, r), *h = output_before(0, r);
-      for (int64_t n = 0; n < G * H; n += V::lanes) {
-        int lanes = G * H - n < V::lanes ? (int)(G * H - n) : V::lanes;
-        V sum = dot_rows<V>(lanes, s.I, d.w_ih + n * s.I, s.I, x);
-        if (d.b_ih) sum = sum + load<V>(d.b_ih + n, lanes);
-        sum.store(x_part + n);
-      }
       for (int64_t unit = 0; unit < H; unit += V::lanes) {
         int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
         for (int g = 0; g < G; g++) {
-          V sum = dot_rows<V>(lanes, out, d.w_hh + (g * H + unit) * out, out, h);
-          if (d.b_hh && Cell::h_column[g] == g) sum = sum + load<V>(d.b_hh + g * H + unit, lanes);
-          sum.store(tile + g * V::lanes);
+          int64_t n = g * H + unit;
+          bool additive = Cell::h_column[g] == g;
+          V sum[V::lanes], part = splat<V>(0);
+          for (int l = 0; l < V::lanes; l++) sum[l] = splat<V>(0);
+          dot_rows<V>(sum, lanes, s.I, d.w_ih + n * s.I, s.I, x);
+          if (!additive) {
+            part = sum_lanes(sum);
+            for (int l = 0; l < V::lanes; l++) sum[l] = splat<V>(0);
+          }
+          dot_rows<V>(sum, lanes, out, d.w_hh + n * out, out, h);
+          sum_lanes(sum).store(tile + g * V::lanes);
+          if (d.b_ih) part = part + load<V>(d.b_ih + n, lanes);
+          if (d.b_hh && additive) part = part + load<V>(d.b_hh + n, lanes);
+          store(part, x_part + n, lanes);
         }
         units(0, r, unit, tile, x_part, h, nullptr);
       }

@@ -94,28 +94,31 @@ static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
 #endif
 }
 
-// The products of one row x with `count` rows of w, side by side: for calls of so few rows that packing w would cost more
-// than the product. The sum runs in another order than multiply's.
+// The products of one row x with `count` rows of w: for calls of so few rows that packing w would cost more than the
+// product. Each row's sum is spread over the lanes of sum[l]; the order of summation is another than multiply's.
 template <class V>
-static V dot_rows(int count, int64_t K, const typename V::type* w, int64_t row, const typename V::type* x) {
-  V sum[V::lanes];
-  for (int l = 0; l < V::lanes; l++) sum[l] = splat<V>(0);
+static TORCHRNN_INLINE void dot_rows(V (&sum)[V::lanes], int count, int64_t K, const typename V::type* w, int64_t row,
+                                     const typename V::type* x) {
   int64_t k = 0;
-  if (count == V::lanes) {
-    for (; k + V::lanes <= K; k += V::lanes) {
-      V value = V::load(x + k);
-      for (int l = 0; l < V::lanes; l++) sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
-    }
-  } else {
-    for (; k + V::lanes <= K; k += V::lanes) {
-      V value = V::load(x + k);
+  for (; k + V::lanes <= K; k += V::lanes) {
+    V value = V::load(x + k);
+    if (count == V::lanes) {
+      for (int l = 0; l < V::lanes; l++) {
+        __builtin_prefetch(w + (V::lanes + l) * row + k);  // short rows escape the processor's own prefetching
+        sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
+      }
+    } else {
       for (int l = 0; l < count; l++) sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
     }
   }
-  if (k < K) {
-    V value = V::load_first(x + k, (int)(K - k));
-    for (int l = 0; l < count; l++) sum[l] = fma(V::load_first(w + l * row + k, (int)(K - k)), value, sum[l]);
-  }
+  if (k == K) return;
+  V value = V::load_first(x + k, (int)(K - k));
+  for (int l = 0; l < count; l++) sum[l] = fma(V::load_first(w + l * row + k, (int)(K - k)), value, sum[l]);
+}
+
+// Lane l of the result is the sum over the lanes of sum[l].
+template <class V>
+static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
   transpose(sum);
   for (int half = V::lanes / 2; half > 0; half /= 2)
     for (int l = 0; l < half; l++) sum[l] = sum[l] + sum[l + half];
