@@ -20,6 +20,15 @@ static const CellKernels* find(const std::string& name) {
 
 static bool has(const std::string& cell) { return find(cell) != nullptr; }
 
+static const CellKernels& known(const std::string& cell) {
+  const CellKernels* kernels = find(cell);
+  STD_TORCH_CHECK(kernels, "torchrnn has no kernel for the cell ", cell);
+  return *kernels;
+}
+
+// Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
+static int64_t saved(const std::string& cell) { return known(cell).saved; }
+
 static int32_t type_code(const Tensor& t) {
   int32_t code;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
@@ -142,12 +151,6 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
   return results;
 }
 
-static const CellKernels& known(const std::string& cell) {
-  const CellKernels* kernels = find(cell);
-  STD_TORCH_CHECK(kernels, "torchrnn has no kernel for the cell ", cell);
-  return *kernels;
-}
-
 static Tensors forward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                            const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
   auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
@@ -167,6 +170,7 @@ static Tensors backward_any(const std::string& cell, const Tensor& x, const Tens
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
   m.def("has(str cell) -> bool");
+  m.def("saved(str cell) -> int");
   m.def(
       "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training) "
       "-> Tensor[]");
@@ -178,6 +182,7 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&torchrnn::isa));
   m.impl("has", TORCH_BOX(&torchrnn::has));
+  m.impl("saved", TORCH_BOX(&torchrnn::saved));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {

@@ -1,0 +1,53 @@
+"""What the operators give without computing it: shapes for fake and meta tensors, as csrc/ops.cpp makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.library.register_fake("torchrnn::layer")
+def layer(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    bias: bool,
+    training: bool,
+) -> list[Tensor]:
+    """Output and final states, and in training what backward needs; a single step has no output beside its states."""
+    one_step = states[0].dim() == 2
+    D = 1 if one_step else states[0].size(0)
+    per_direction = len(weights) // D
+    projected = per_direction == (5 if bias else 3)
+    P = states[0].size(-1)
+    H = weights[per_direction - 1].size(1) if projected else P
+    results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
+    results += [x.new_empty(s.shape) for s in states]
+    if training:
+        N = x.numel() // x.size(-1)
+        kept = torch.ops.torchrnn.saved(cell) + len(states) - 1 + projected
+        results.append(x.new_empty((D * N * H * kept,)))
+    return results
+
+
+@torch.library.register_fake("torchrnn::layer_backward")
+def layer_backward(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    bias: bool,
+    y: Tensor,
+    reserve: Tensor,
+    dy: Tensor | None,
+    dfinal: Sequence[Tensor | None],
+    needs: Sequence[int],
+) -> list[Tensor]:
+    """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
+    inputs = (x, *states, *weights)
+    return [x.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
