@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -34,7 +35,7 @@ def openvino(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bo
     """A compiled model of the CPU plugin, in float32, shapes fixed."""
     if training or not _expressible(case):
         return None
-    core: Any = import_module("openvino").Core()
+    core = _core()
     hints = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
@@ -50,6 +51,11 @@ def openvino(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bo
         return [answer[r] for r in results]
 
     return Work(run, _reader(case))
+
+
+@cache
+def _core() -> Any:
+    return import_module("openvino").Core()  # once: each holds threads until the process ends
 
 
 def _expressible(case: Case) -> bool:

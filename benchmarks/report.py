@@ -36,21 +36,23 @@ def line(row: Row) -> str:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The table of the README: for each case both modes."""
+    """The table of the README: a line a case, ratios with torch.nn and with the best rival in each mode."""
     by_case: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_case.setdefault(row.case.name, {})[row.mode] = row
-    head = "| case | mode | ours µs | torch.nn µs | ratio | best rival | ratio | GF/s | share of sgemm |"
-    lines = [head, "|---|---|---:|---:|---|---|---|---:|---:|"]
-    for name, modes in by_case.items():
-        for mode, row in modes.items():
-            best = row.best_rival()
-            lines.append(
-                f"| {name} | {mode} | {row.microseconds[OURS]:.1f} | {row.microseconds['torch.nn']:.1f} "
-                f"| {_bold(row.ratios['torch.nn'])} | {best or '–'} | {_bold(row.ratios[best]) if best else '–'} "
-                f"| {row.gflops(OURS):.1f} | {row.gflops(OURS) / row.sgemm:.0%} |"
-            )
+    modes = list(dict.fromkeys(mode for own in by_case.values() for mode in own))
+    columns = [f"{mode}: ours µs | torch.nn | best rival | GF/s (sgemm)" for mode in modes]
+    lines = [f"| case | {' | '.join(columns)} |", "|---|" + "---:|---|---|---:|" * len(modes)]
+    for name, own in by_case.items():
+        lines.append(f"| {name} | " + " | ".join(_cells(own[mode]) for mode in modes) + " |")
     return "\n".join(lines)
+
+
+def _cells(row: Row) -> str:
+    best = row.best_rival()
+    against = f"**{row.ratios[best].median:.2f}** {best}" if best else "–"
+    rates = f"{row.gflops(OURS):.1f} ({row.gflops(OURS) / row.sgemm:.0%})"
+    return f"{row.microseconds[OURS]:.1f} | {_bold(row.ratios['torch.nn'])} | {against} | {rates}"
 
 
 def _spread(ratio: Ratio) -> str:
@@ -58,7 +60,7 @@ def _spread(ratio: Ratio) -> str:
 
 
 def _bold(ratio: Ratio) -> str:
-    return f"**{ratio.median:.3f}** [{ratio.low:.2f}–{ratio.high:.2f}]"
+    return f"**{ratio.median:.2f}** [{ratio.low:.2f}–{ratio.high:.2f}]"
 
 
 def geometric_means(rows: Iterable[Row]) -> dict[tuple[str, str, str], float]:

@@ -164,7 +164,7 @@ def test_a_wrong_answer_of_ours_stops_the_run(monkeypatch: pytest.MonkeyPatch, t
 def test_a_wrong_answer_of_a_rival_leaves_it_out(capsys: pytest.CaptureFixture[str]) -> None:
     row = measure.measure(TINY, "training", ONCE, {"spoilt": spoil("last"), "unable": lambda *_: None})
     assert list(row.microseconds) == ["torchrnn", "torch.nn"]
-    assert "left out: lstm-tiny: spoilt: result" in capsys.readouterr().err
+    assert "left out: spoilt of lstm-tiny: WrongAnswer: " in capsys.readouterr().err
 
 
 def test_ratios() -> None:
@@ -187,7 +187,7 @@ def test_ratio_is_ours_over_theirs() -> None:
         return Work(lambda: [work.run() for _ in range(20)].pop())
 
     row = measure.measure(TINY, "inference", How(rounds=3), {"slow": slow})
-    assert row.ratios["slow"].median < 0.5 < row.ratios["torch.nn"].median * 2
+    assert row.ratios["slow"].median < row.ratios["torch.nn"].median / 3
     assert row.microseconds["slow"] > row.microseconds["torchrnn"]
     assert row.sgemm > 0.1
 
@@ -230,7 +230,7 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "torchrnn µs" in printed
     assert printed.count("\ngru-tiny") == 2
-    assert table.read_text().count("| gru-tiny |") == 2
+    assert table.read_text().count("| gru-tiny |") == 1
     assert "geometric means" in printed
     result = json.loads(file.read_text())
     assert [(r["case"]["name"], r["mode"]) for r in result["rows"]] == [
