@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import pickle
+import tarfile
+import zipfile
 
 import pytest
 import torch
@@ -103,7 +105,25 @@ class Malicious:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize("form", ["torch", "pickle"])
+def old_archive():
+    """What torch 0.1 wrote, which torch refuses with other words."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    return data.getvalue()
+
+
+def script_archive():
+    """What torch.jit.save writes, by the one name that it is known by."""
+    data = io.BytesIO()
+    torch.save(STATE, data)
+    with zipfile.ZipFile(data, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "tar", "script"])
 def test_a_checkpoint_cannot_run_code(tmp_path, form):
     checkpoint.save(tmp_path, 3, b"weights", STATE)
     folder, marker = tmp_path / "checkpoint-00000003", tmp_path / "code-ran"
@@ -111,14 +131,19 @@ def test_a_checkpoint_cannot_run_code(tmp_path, form):
         buffer = io.BytesIO()
         torch.save({**STATE, "record": Malicious(marker)}, buffer)
         data = buffer.getvalue()
-    else:
+    elif form == "pickle":
         data = pickle.dumps(Malicious(marker), protocol=2)
+    else:
+        data = old_archive() if form == "tar" else script_archive()
     (folder / "state.pt").write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sha256"]["state.pt"] = hashlib.sha256(data).hexdigest()  # whoever can write one file can write the other
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ToolError, match="is damaged"):
+    with pytest.raises(ToolError, match=r"is damaged \(state.pt does not hold tensors") as refusal:
         checkpoint.load_last(tmp_path)
     assert not marker.exists()
+    assert ("io.open, which could run code" in str(refusal.value)) == (form in ("torch", "pickle"))
+    for advice in ("weights_only", "safe_globals", "trust", "torch.load"):  # torch's way round the refusal
+        assert advice not in str(refusal.value)
     pickle.loads(pickle.dumps(Malicious(marker))).close()
     assert marker.exists()  # it would have
