@@ -1,6 +1,7 @@
 """The command line: help, versions, and a paragraph for every mistake."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):
     path, run = write_text(tmp_path), tmp_path / "run"
     for arguments, message in [
         (["--lr=nan"], "--lr must be a number above 0, got nan"),
+        (["--threads=100000"], f"--threads must be at most {4 * (os.cpu_count() or 1)} here"),
         (["--cell=lstn"], "--cell must be one of lstm, gru, rnn, got lstn"),
         (["--time-limit=soon"], "--time-limit must be a time"),
         (["--batch-size=500"], "The text is too short: 2,700 characters to train on, where 500 streams of 64"),
@@ -138,6 +140,15 @@ def test_resume_with_other_settings_or_another_text_is_refused(tmp_path, trained
     assert torchrnn("train", "--resume", "--run", trained, "--hidden-size=8").exit_code == 0
     config = (trained / "config.toml").read_text()
     assert "resumed = [" in config
+
+
+def test_a_run_from_a_machine_with_more_cores(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace("threads = 1", "threads = 5000"))
+    assert torchrnn("sample", tmp_path / "run", "--length=5").exit_code == 0
+    assert "here (4 times " in refused(2, "train", "--resume", "--run", tmp_path / "run")
+    assert torchrnn("train", "--resume", "--run", tmp_path / "run", "--threads=1").exit_code == 0
 
 
 def test_a_damaged_checkpoint_is_explained(tmp_path):

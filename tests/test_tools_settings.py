@@ -13,6 +13,7 @@ WRONG = [
     ("cell", "lstn", "one of lstm, gru, rnn"),
     ("device", "tpu", "one of auto, cpu, cuda, mps"),
     ("hidden_size", 0, "at least 1"),
+    ("hidden_size", 2**31, "at least 1 and below 2^31"),
     ("embedding_size", -1, "at least 1"),
     ("num_layers", 0, "at least 1"),
     ("batch_size", 0, "at least 1"),

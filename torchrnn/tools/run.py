@@ -16,7 +16,7 @@ from torchrnn.tools.charmodel import CharModel
 from torchrnn.tools.errors import Stopped, UsageError
 from torchrnn.tools.files import write_file
 from torchrnn.tools.runfolder import RunFolder
-from torchrnn.tools.settings import CHANGEABLE, Config, Settings, option
+from torchrnn.tools.settings import CHANGEABLE, Config, Settings, check_threads, option
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def _begin(request: Request) -> tuple[Config, text.Corpus, None]:
     """A new run: everything is checked before an earlier run is cleared away."""
     settings = Settings(**request.given)
     settings = replace(settings, device=_find_device(settings.device))
+    check_threads(settings.threads)
     request.folder.check_new(request.overwrite)
     whole = text.read_text(request.files)
     corpus = text.prepare(whole, settings.validation, settings.batch_size, settings.sequence_length)
@@ -80,6 +81,7 @@ def _resume(request: Request) -> tuple[Config, text.Corpus, checkpoint.Checkpoin
     changed = {name: value for name, value in request.given.items() if name in CHANGEABLE}
     settings = replace(config.settings, **changed)
     settings = replace(settings, device=_find_device(settings.device))
+    check_threads(settings.threads)
     whole = text.read_text(request.files or [Path(path) for path in config.files])
     if text.digest(whole) != config.text_sha256:
         raise UsageError(

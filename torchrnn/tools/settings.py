@@ -14,11 +14,26 @@ from torchrnn.tools.errors import ToolError, UsageError
 # what may be given another value with --resume: it decides when the run ends or where it runs, not what it computes
 CHANGEABLE = {"epochs", "steps", "patience", "device", "threads"}
 
+THREADS_PER_CORE = 4  # beyond one they only wait for each other; four still do no harm
+
 
 def default_threads() -> int:
     """Half of the cores: threads that wait for a core that is busy elsewhere make a training step many times slower."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than this machine can be asked for: very many end the process without a word.
+
+    No part of Settings' own checks, for a run is also read where it was not trained.
+    """
+    cores = os.cpu_count() or 1
+    if threads > THREADS_PER_CORE * cores:
+        raise UsageError(
+            f"--threads must be at most {THREADS_PER_CORE * cores} here ({THREADS_PER_CORE} times {cores} cores), "
+            f"got {threads}; {default_threads()} is a good choice."
+        )
 
 
 def option(name: str) -> str:
@@ -53,7 +68,7 @@ class Settings:
         for name, known in choices.items():
             self._check(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         for name in ("embedding_size", "hidden_size", "num_layers", "batch_size", "sequence_length"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
+            self._check(name, 1 <= getattr(self, name) < 2**31, "at least 1 and below 2^31")
         for name in ("validate_every", "epochs", "threads"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "patience"):
