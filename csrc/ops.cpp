@@ -57,7 +57,7 @@ static void forward(const CellKernels& c, const Layer<double>& l) { c.forward_do
 static void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
 static void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
 
-// Output, final states, and in training what backward needs; a single step has no output beside its states.
+// Output, final states, and in training what backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
 template <class T>
 static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                           const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
@@ -74,6 +74,7 @@ static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensor
                                        : fresh(x, {layer.directions, layer.shape.B, request.width(k)}));
   T* reserve = nullptr;
   if (training) {
+    results.push_back(fresh_as(results[0]));
     results.push_back(fresh(x, {layer.directions * request.reserve_size()}));
     reserve = results.back().template mutable_data_ptr<T>();
   }
@@ -82,6 +83,10 @@ static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensor
     for (int k = 0; k < cell.states; k++)
       layer.direction[d].final[k] = results[first + (size_t)k].template mutable_data_ptr<T>() + d * request.row(k);
   forward(cell, layer);
+  // backward reads the outputs, and the user may change his in place, as with torch.nn
+  if (training)
+    std::memcpy(results[results.size() - 2].template mutable_data_ptr<T>(), results[0].template const_data_ptr<T>(),
+                (size_t)(request.N * width) * sizeof(T));
   return results;
 }
 

@@ -34,10 +34,15 @@ def test_reads_output() -> None:
     assert reads == {"rnn_tanh": False, "rnn_relu": False, "lstm": False, "gru": True, "coupled_lstm": False}
 
 
-@pytest.mark.parametrize("gates", ["", "i i", "i 2f", "i _f", "i-f"])
+@pytest.mark.parametrize("gates", ["", "i i", "i 2f", "i _f", "i-f", "class"])
 def test_wrong_names(gates: str) -> None:
     with pytest.raises(ValueError, match="gates must be different identifiers"):
         torchrnn.cell(gates=gates, states="h")
+
+
+def test_a_step_without_a_name() -> None:
+    with pytest.raises(ValueError, match="define its step with def, got <lambda>"):
+        torchrnn.cell(gates="a", states="h")(lambda x, h, s: x.a + h.a)
 
 
 def test_a_taken_name() -> None:

@@ -18,6 +18,16 @@ def zeros(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(shape), torch.zeros(shape)
 
 
+def _without(module: torch.nn.Module, name: str) -> torch.nn.Module:
+    delattr(module, name)
+    return module
+
+
+def _with(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.nn.Module:
+    setattr(module, name, torch.nn.Parameter(weight))
+    return module
+
+
 MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "a Tensor state for an LSTM": (
         lambda: LSTM(X, H),
@@ -46,7 +56,31 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "input must be a Tensor (T, B, I) or a PackedSequence, got list: join sequences of one length with torch.stack",
     ),
-    "an array as input": (lambda: GRU(X.numpy()), TypeError, "got ndarray"),
+    "an array as input": (lambda: GRU(X.numpy()), TypeError, "got ndarray: use torch.from_numpy(input)"),
+    "an array as state": (
+        lambda: GRU(X, H.numpy()),
+        TypeError,
+        "hx must be a Tensor, got ndarray: use torch.from_numpy",
+    ),
+    "a number as state": (lambda: GRU(X, 0), TypeError, "hx must be a Tensor, got int"),
+    "one length for all": (lambda: GRU(X, lengths=5), TypeError, "lengths must be (B,) = (2,) integers, a Tensor or a"),
+    "lengths with holes": (lambda: GRU(X, lengths=[None, 2]), TypeError, "lengths must be (B,) = (2,) integers"),
+    "a length without a dimension": (lambda: GRU(X, lengths=torch.tensor(3)), TypeError, "lengths must be (B,) = (2,)"),
+    "a deleted weight": (
+        lambda: _without(torchrnn.GRU(3, 5), "weight_hh_l0")(X),
+        RuntimeError,
+        "GRU lacks its weight weight_hh_l0: was it deleted?",
+    ),
+    "a deleted weight of a cell": (
+        lambda: _without(torchrnn.GRUCell(3, 5), "weight_hh")(X[0]),
+        RuntimeError,
+        "GRUCell lacks its weight weight_hh",
+    ),
+    "a weight of another shape": (
+        lambda: _with(torchrnn.GRU(3, 5), "weight_hh_l0", torch.randn(4, 4))(X),
+        RuntimeError,
+        "weight",
+    ),
     "a batch-first state": (
         lambda: DEEP(torch.randn(3, 4, 3), zeros(3, 4, 5)),
         ArgumentError,
@@ -87,6 +121,16 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: GRU(X, torch.zeros(1, 3, 5)),
         ArgumentError,
         "hx must be (L·D, B, H) = (1, 2, 5), got (1, 3, 5): input has batch size 2",
+    ),
+    "tokens of a batch": (
+        lambda: GRU(torch.zeros(4, 2, dtype=torch.long)),
+        ArgumentError,
+        "classes go through nn.Embedding",
+    ),
+    "a nested tensor": (
+        lambda: GRU(torch.nested.nested_tensor([X[:, 0], X[:2, 1]], layout=torch.jagged)),
+        TypeError,
+        "got a nested tensor: use input.to_padded_tensor(0.0) with lengths=",
     ),
     "an integer input": (
         lambda: GRU(torch.zeros(4, 2, 3, dtype=torch.long)),

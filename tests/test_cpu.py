@@ -108,6 +108,20 @@ def test_backward_twice_gives_the_same(kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("of", ["", "Cell"], ids=["layer", "cell"])
+def test_results_may_be_changed_in_place(kind: str, of: str) -> None:
+    module, x = getattr(torchrnn, kind + of)(3, 5), torch.randn(2, 3) if of else torch.randn(4, 2, 3)
+
+    def run(in_place: bool) -> list[torch.Tensor]:
+        result = module(x)
+        h = result if isinstance(result, torch.Tensor) else result[0]
+        h = h.mul_(2).add_(1) if in_place else h * 2 + 1
+        return list(torch.autograd.grad(h.square().sum(), list(module.parameters())))
+
+    assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
+
+
+@every_kind
 def test_only_what_is_asked_for(kind: str) -> None:
     layer, x = getattr(torchrnn, kind)(3, 5, bidirectional=True, dtype=torch.float64), torch.randn(4, 2, 3).double()
     everything = gradients(layer, x)

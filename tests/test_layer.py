@@ -3,6 +3,8 @@
 import copy
 import inspect
 import io
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -208,6 +210,33 @@ def test_trace_generalises_over_batch_and_time(kind: str, options: dict[str, Any
     for shape in ((7, 3, 3), (2, 6, 3)):
         x = torch.randn(shape)
         torch.testing.assert_close(traced(x), layer(x))
+
+
+def test_trace_as_the_first_call_of_a_process() -> None:
+    code = (
+        "import torch, torchrnn, warnings; warnings.simplefilter('ignore');"
+        "t = torch.jit.trace(torchrnn.LSTM(3, 4), torch.randn(5, 2, 3)); t(torch.randn(7, 3, 3))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_fx_takes_the_module_whole(kind: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(3, 3)
+            self.recurrent = getattr(torchrnn, kind)(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.recurrent(self.first(x))[0].sum()
+
+    model = Model()
+    graph = torch.fx.symbolic_trace(model)
+    assert [n.target for n in graph.graph.nodes if n.op == "call_module"] == ["first", "recurrent"]
+    for shape in ((4, 2, 3), (6, 1, 3)):
+        x = torch.randn(shape[1:] if kind in CELLS else shape)
+        assert torch.equal(graph(x), model(x))
 
 
 @pytest.mark.parametrize("kind", LAYERS)

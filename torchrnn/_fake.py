@@ -28,6 +28,7 @@ def layer(
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
     if training:
+        results.append(x.new_empty(results[0].shape))
         N = x.numel() // x.size(-1)
         kept = torch.ops.torchrnn.saved(cell) + len(states) - 1 + projected
         results.append(x.new_empty((D * N * H * kept,)))

@@ -89,6 +89,11 @@ def transform() -> str | None:
     return None
 
 
+def as_one_node(module: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call of a module as one node of the graph that torch.fx is tracing: so it takes torch.nn's modules."""
+    return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), (input, *args), kwargs)
+
+
 @contextmanager
 def use(backend: str) -> Iterator[None]:
     """Force one backend for all calls within, in this thread and context.

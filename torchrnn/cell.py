@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable
 from functools import cached_property
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -125,6 +126,8 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]
     gate_names, state_names = _names("gates", gates), _names("states", states)
 
     def declare(step: Callable[[Any, Any, Any], Any]) -> Cell:
+        if not step.__name__.isidentifier():
+            raise ValueError(f"a cell needs a name: define its step with def, got {step.__name__}")
         made = Cell(step, gate_names, state_names)
         known = CELLS.get(made.name)
         # the same function may be declared again: a notebook's cell is run many times
@@ -143,7 +146,7 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]
 
 def _names(argument: str, text: str) -> tuple[str, ...]:
     names = tuple(text.split())
-    wrong = [n for n in names if not n.isidentifier() or n.startswith("_")]
+    wrong = [n for n in names if not n.isidentifier() or n.startswith("_") or iskeyword(n)]
     if not names or wrong or len(set(names)) < len(names):
         raise ValueError(
             f"{argument} must be different identifiers separated by spaces, such as 'i f g o', got {text!r}"

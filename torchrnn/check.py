@@ -94,9 +94,21 @@ def fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...],
     return True
 
 
+def weight(module: Recurrent | RecurrentCell, name: str) -> Tensor:
+    """A weight by its name, whether a Parameter or computed."""
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        # no AttributeError, which nn.Module would take for one of the property that asks
+        raise RuntimeError(f"{type(module).__name__} lacks its weight {name}: was it deleted? ({error})") from error
+
+
 def lengths(lengths: Tensor | Sequence[int], T: int, B: int) -> Tensor:
     """Check the lengths of a batch; give them as (B,) int64 on the CPU."""
-    given = torch.as_tensor(lengths if len(lengths) else torch.zeros(0, dtype=torch.int64))
+    try:
+        given = torch.as_tensor(lengths if len(lengths) else torch.zeros(0, dtype=torch.int64))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be (B,) = ({B},) integers, a Tensor or a list, got {lengths!r}") from error
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
     if given.shape != (B,):
@@ -122,7 +134,15 @@ def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> N
         )
     x: Any = input.data if packed else input
     if not isinstance(x, Tensor):
-        raise TypeError(f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}")
+        raise TypeError(
+            f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}{_as_tensor(x, 'input')}"
+        )
+    if x.is_nested:
+        raise TypeError(
+            f"input must be a Tensor {letters} or a PackedSequence, got a nested tensor: "
+            "use input.to_padded_tensor(0.0) with lengths="
+        )
+    _numbers("input", x, weight, "RNN input")
     name = type(layer).__name__
     if packed and x.dim() != 2:
         raise ArgumentError(
@@ -144,7 +164,8 @@ def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> N
 def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
     """Raise for an input or states that a cell cannot take: sizes first, as torch does, then dtypes and devices."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a Tensor (B, I), got {type(input).__name__}")
+        raise TypeError(f"input must be a Tensor (B, I), got {type(input).__name__}{_as_tensor(input, 'input')}")
+    _numbers("input", input, weight, f"{type(cell).__name__} input")
     if input.dim() not in (1, 2):
         raise ArgumentError(
             f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead: a cell takes one step "
@@ -189,6 +210,8 @@ def _cell_state(cell: RecurrentCell, k: int, name: str, state: Tensor, x: Tensor
         raise ArgumentError(
             f"Input batch size {x.size(0)} doesn't match hidden{k} batch size {state.size(0)}; {detail}"
         )
+    if state.size(-1) == width:
+        raise ArgumentError(f"{detail}: input and state must both have a batch, or neither")
     raise ArgumentError(f"hidden{k} has inconsistent hidden_size: got {state.size(-1)}, expected {width}; {detail}")
 
 
@@ -197,11 +220,13 @@ def _each_state(module: Recurrent | RecurrentCell, hx: Any, first_width: int) ->
     names = module.cell.states
     kind = type(module).__name__
     if len(names) == 1:
-        if not isinstance(hx, Tensor):
-            what = f"a {type(hx).__name__}"
+        if isinstance(hx, (tuple, list)):
+            came = f"a {type(hx).__name__}"
             raise TypeError(
-                f"hx must be one Tensor, got {what}: {kind} has the one state {names[0]}, no ({names[0]}, c)"
+                f"hx must be one Tensor, got {came}: {kind} has the one state {names[0]}, no ({names[0]}, c)"
             )
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"hx must be a Tensor, got {type(hx).__name__}{_as_tensor(hx, 'hx')}")
         return [("hx", hx, first_width)]
     tuple_of = f"({', '.join(names)})"
     if isinstance(hx, Tensor):
@@ -249,13 +274,20 @@ def _features(x: Tensor, I: int, letters: str) -> None:
     )
 
 
+def _as_tensor(given: Any, name: str) -> str:
+    return f": use torch.from_numpy({name})" if type(given).__module__ == "numpy" else ""
+
+
+def _numbers(name: str, x: Tensor, weight: Tensor, called: str) -> None:
+    if not x.is_floating_point() and not x.is_complex():
+        raise ArgumentError(
+            f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}): numbers that stand for tokens "
+            f"or classes go through nn.Embedding or F.one_hot first, counts through {name}.to({weight.dtype})"
+        )
+
+
 def _matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
     if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
-        if not x.is_floating_point() and not x.is_complex():
-            raise ArgumentError(
-                f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}): numbers that stand for "
-                f"tokens or classes go through nn.Embedding or F.one_hot first, counts through input.to({weight.dtype})"
-            )
         raise ArgumentError(
             f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import check, sequence
-from torchrnn.call import Call, choose
+from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
 
@@ -136,6 +137,8 @@ class Recurrent(nn.Module):
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
             TypeError: an argument has the wrong type.
         """
+        if isinstance(input, Proxy):
+            return as_one_node(self, input, hx, **({} if lengths is None else {"lengths": lengths}))
         call, form = self.request(input, hx, lengths=lengths)
         output, states = form.leave(*choose(call).run(call))
         return output, states[0] if len(states) == 1 else states
@@ -154,6 +157,7 @@ class Recurrent(nn.Module):
             or x.shape[-1] != self.input_size
             or x.dtype != weights[0].dtype
             or x.device != weights[0].device
+            or x.is_nested
         ):
             check.layer_input(self, input, lengths, weights[0])
         x, batch_sizes, form = sequence.enter(input, self.batch_first, lengths)
@@ -198,7 +202,7 @@ class Recurrent(nn.Module):
         try:
             return [parameters[name] for name in names]  # what getattr would find, without its detour
         except KeyError:
-            return [getattr(self, name) for name in names]
+            return [check.weight(self, name) for name in names]
 
     @property
     def all_weights(self) -> list[list[Any]]:

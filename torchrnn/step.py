@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from torchrnn import check
-from torchrnn.call import Call, choose
+from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
 
@@ -80,6 +81,8 @@ class RecurrentCell(nn.Module):
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
             TypeError: an argument has the wrong type.
         """
+        if isinstance(input, Proxy):
+            return as_one_node(self, input, hx)
         call, unbatched = self.request(input, hx)
         states = choose(call).run(call)[1]
         if unbatched:
@@ -97,7 +100,7 @@ class RecurrentCell(nn.Module):
                 parameters["bias_hh"],
             )
         except KeyError:
-            weights = tuple(getattr(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            weights = tuple(check.weight(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         w = weights[0]
         if isinstance(input, Tensor) and input.dim() == 2:
             B, unbatched = input.size(0), False

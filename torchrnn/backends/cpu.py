@@ -34,6 +34,8 @@ def _missing(cell: str) -> str | None:
 
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace is recording, which torch's kernels let generalise over time"
     reason = _missing(call.cell.name)
     if reason is not None:
         return reason
@@ -48,8 +50,6 @@ def refuses(call: Call) -> str | None:
         return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
-    if torch._C._get_tracing_state() is not None:
-        return "torch.jit.trace is recording, which torch's kernels let generalise over time"
     if torch._C._is_any_autocast_enabled():
         return "autocast is active"
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
@@ -101,10 +101,10 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
-        *results, reserve = torch.ops.torchrnn.layer.default(
+        *results, outputs, reserve = torch.ops.torchrnn.layer.default(
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
         )
-        ctx.save_for_backward(x, *tensors, results[0], reserve)
+        ctx.save_for_backward(x, *tensors, outputs, reserve)
         # not the call itself: it would hold tensors past the hooks of saved tensors
         ctx.cell, ctx.batch_sizes, ctx.bias, ctx.one_step = call.cell, call.batch_sizes, call.bias, call.one_step
         ctx.set_materialize_grads(False)
