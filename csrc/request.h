@@ -56,6 +56,8 @@ struct Request {
   Request(const CellKernels& cell, const Tensor& input, const Tensors& given, const Tensors& params,
           const std::optional<Tensor>& batch_sizes, bool bias)
       : cell(cell), x(dense_rows(input)), bias(bias), one_step(given.at(0).dim() == 2) {
+    states.reserve(given.size());
+    weights.reserve(params.size());
     for (const Tensor& t : given) states.push_back(dense(t));
     for (const Tensor& t : params) weights.push_back(dense(t));
     Shape& s = layer.shape;

@@ -32,6 +32,12 @@ def _missing(cell: str) -> str | None:
     return reason
 
 
+@cache
+def _operators() -> tuple[Any, Any]:
+    """The two operators, looked up once: a look-up through torch.ops costs as much as checking a call."""
+    return torch.ops.torchrnn.layer.default, torch.ops.torchrnn.layer_backward.default
+
+
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
     if torch._C._get_tracing_state() is not None:
@@ -92,7 +98,7 @@ def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Te
     ):
         # Function.apply would first look for a torch.func transform, which `refuses` has excluded
         return super(torch.autograd.Function, _Layer).apply(call, x, *states, *weights)  # pyright: ignore[reportAttributeAccessIssue]
-    return torch.ops.torchrnn.layer.default(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
+    return _operators()[0](call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
 
 
 class _Layer(torch.autograd.Function):
@@ -101,7 +107,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
-        *results, outputs, reserve = torch.ops.torchrnn.layer.default(
+        *results, outputs, reserve = _operators()[0](
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
         )
         ctx.save_for_backward(x, *tensors, outputs, reserve)
@@ -118,7 +124,7 @@ class _Layer(torch.autograd.Function):
             return (None, *_reference_gradients(ctx, (x, *tensors), needs, gradients))
         dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1:])
         S = len(ctx.cell.states)
-        found = torch.ops.torchrnn.layer_backward.default(
+        found = _operators()[1](
             ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, needs
         )
         return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))
