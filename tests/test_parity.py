@@ -116,7 +116,7 @@ def test_layers_agree_with_torch(backend: str, dtype: torch.dtype, case: Case) -
         compare(results(torchrnn, case, dtype), results(torch.nn, case, dtype), dtype)
 
 
-@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize("backend", [CPU, "aten", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
