@@ -41,10 +41,10 @@ struct Forward : Sweep<Cell, V> {
     start({0, s.B});
     alignas(64) T tile[G * V::lanes];
     Buffer<T> x_part(G * H);
-    for (int64_t r = 0; r < s.B; r++) {
-      const T *x = d.x.at(0, r), *h = output_before(0, r);
-      for (int64_t unit = 0; unit < H; unit += V::lanes) {
-        int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+    for (int64_t unit = 0; unit < H; unit += V::lanes) {
+      int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+      for (int64_t r = 0; r < s.B; r++) {  // the rows of the weights stay in the cache meanwhile
+        const T *x = d.x.at(0, r), *h = output_before(0, r);
         for (int g = 0; g < G; g++) {
           int64_t n = g * H + unit;
           bool additive = Cell::h_column[g] == g;
@@ -150,7 +150,7 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   const Shape& s = layer.shape;
   constexpr int G = Cell::gates;
   int64_t H = s.H, out = s.P ? s.P : s.H;
-  if (s.T == 1 && s.B <= 4 && !s.P) {
+  if (s.T == 1 && s.B <= 12 && !s.P) {
     for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
     return;
   }

@@ -4,14 +4,57 @@
 // while it is in the cache. Tasks own rows of the batch for the whole sequence, or a direction: no barrier in a step.
 // Letters as in layer.h.
 
+// Blocks of scratch memory that a thread keeps for its next call: what malloc gave back to the system at the end of one
+// call would come back page by page in the next, at several times the cost of a small layer.
+struct Scratch {
+  static constexpr int SLOTS = 8;
+  static constexpr size_t MOST = size_t(8) << 20;  // bytes of a block worth keeping
+  void* block[SLOTS] = {};
+  size_t size[SLOTS] = {};
+
+  ~Scratch() {
+    for (void* b : block) free(b);
+  }
+  // The smallest block of at least `bytes`; `bytes` becomes its size.
+  void* take(size_t& bytes) {
+    int best = -1;
+    for (int i = 0; i < SLOTS; i++)
+      if (block[i] && size[i] >= bytes && (best < 0 || size[i] < size[best])) best = i;
+    if (best >= 0) {
+      void* found = block[best];
+      bytes = size[best];
+      block[best] = nullptr;
+      return found;
+    }
+    void* made = aligned_alloc(64, bytes);
+    if (!made) abort();  // nothing sensible is left to do; torch's own allocator has been asked for far more
+    return made;
+  }
+  void give(void* b, size_t bytes) {
+    int least = 0;  // an empty slot, or the smallest block
+    for (int i = 0; i < SLOTS; i++) {
+      if (!block[i]) {
+        least = i;
+        break;
+      }
+      if (size[i] < size[least]) least = i;
+    }
+    if (bytes > MOST || (block[least] && size[least] >= bytes)) return free(b);
+    free(block[least]);
+    block[least] = b;
+    size[least] = bytes;
+  }
+};
+
+static thread_local Scratch scratch;
+
 // Scratch memory, as aligned as the longest vector.
 template <class T>
 struct Buffer {
+  size_t bytes;
   T* data;
-  explicit Buffer(int64_t n) : data((T*)aligned_alloc(64, ((size_t)(n > 0 ? n : 1) * sizeof(T) + 63) / 64 * 64)) {
-    if (!data) abort();  // nothing sensible is left to do; torch's own allocator has been asked for far more
-  }
-  ~Buffer() { free(data); }
+  explicit Buffer(int64_t n) : bytes(((size_t)(n > 0 ? n : 1) * sizeof(T) + 63) / 64 * 64), data((T*)scratch.take(bytes)) {}
+  ~Buffer() { scratch.give((void*)data, bytes); }
   Buffer(const Buffer&) = delete;
   operator T*() const { return data; }
 };
