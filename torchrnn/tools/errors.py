@@ -1,6 +1,7 @@
 """The errors that the command line explains in a paragraph instead of a traceback."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,16 +25,20 @@ class UsageError(ToolError):
     code = 2
 
 
-def disk_error(path: Path, error: OSError) -> ToolError:
+class Mishap(ToolError):
+    """Something around the run failed, not the run: once it is put right, the run goes on or is begun again."""
+
+
+def disk_error(path: Path, error: OSError) -> Mishap:
     """The paragraph for a file that could not be written."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return ToolError(
+        return Mishap(
             f"The disk is full: {path} could not be written ({error.strerror}). The files that were there before are "
-            f"whole. Free some space, then give the command again with --resume."
+            f"whole. Free some space."
         )
-    return ToolError(
+    return Mishap(
         f"{path} could not be written: {error.strerror or error}. The files that were there before are whole. Make the "
-        f"folder of --run writable, then give the command again with --resume."
+        f"folder of --run writable."
     )
 
 
@@ -44,3 +49,21 @@ def explain_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+@contextmanager
+def explain_memory() -> Iterator[None]:
+    """Turn each of the ways in which torch says that memory is out into one paragraph."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # a size that overflows is one that no memory has
+        signs = r"allocate memory|not enough memory|out of memory|bad_alloc|(calculation|multiplication) overflow"
+        if not isinstance(error, MemoryError) and not re.search(signs, str(error), re.IGNORECASE):
+            raise
+        asked = re.search(r"allocate:? (\d+) bytes", str(error))
+        amount = f" (one tensor of {int(asked[1]) / 1e9:,.1f} GB was asked for)" if asked else ""
+        raise Mishap(
+            f"Out of memory: the model and its training need more than there is{amount}. Free some memory, or in a new "
+            f"run lower --hidden-size, --num-layers, --batch-size or --sequence-length."
+        ) from error

@@ -20,7 +20,7 @@ def write_file(path: Path, data: bytes) -> None:
         except OSError:
             partial.unlink(missing_ok=True)  # on a full disk the half-written file would keep it full
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -32,13 +32,13 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             partial.mkdir()
             for name, data in files.items():
                 _write_through(partial / name, data)
-            _sync_folder(partial)
+            sync_folder(partial)
             remove_folder(path)
             os.rename(partial, path)
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -54,7 +54,8 @@ def _write_through(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Flush the names in the folder `path` to the disk."""
     if os.name != "posix":
         return  # elsewhere a folder cannot be opened, and renames are already on the disk
     handle = os.open(path, os.O_RDONLY)

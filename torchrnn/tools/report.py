@@ -20,15 +20,10 @@ class Report(lightning.Callback):
 
     def __init__(self, console: Console, folder: RunFolder, record: Record, deadline: float | None) -> None:
         self.console = console
+        self._board: SummaryWriter | None = None
         self.folder = folder
         self.deadline = deadline
         self.begun = time.monotonic()
-        with explain_disk(folder.tensorboard):
-            # written anew from the checkpoint's rows: what a killed run logged after it would be there twice
-            remove_folder(folder.tensorboard)
-            self._board = SummaryWriter(str(folder.tensorboard))
-            for row in record.rows:
-                self._log(row)
         self._bar = Progress(
             TextColumn("step {task.fields[step]}"),
             BarColumn(),
@@ -48,7 +43,8 @@ class Report(lightning.Callback):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.stop()
         try:
-            self._board.close()
+            if self._board:
+                self._board.close()
         except OSError:
             if error is None:  # else the disk is full here too, and `error` is what is to be told
                 raise
@@ -79,10 +75,17 @@ class Report(lightning.Callback):
         )
         self._bar.update(self._task, speed=speed)
         with explain_disk(self.folder.tensorboard):
-            self._log(row)
-            self._board.flush()
+            self._log(pl_module.record.rows)
         self._round_step, self._round_begun = pl_module.record.step, time.monotonic()
 
-    def _log(self, row: dict[str, float]) -> None:
-        self._board.add_scalar("bits_per_character/train", row["train_bpc"], int(row["step"]))
-        self._board.add_scalar("bits_per_character/validation", row["validation_bpc"], int(row["step"]))
+    def _log(self, rows: list[dict[str, float]]) -> None:
+        if self._board is None:
+            # written anew from the checkpoint's rows: what a killed run logged after it would be there twice
+            remove_folder(self.folder.tensorboard)
+            self._board = SummaryWriter(str(self.folder.tensorboard))
+        else:
+            rows = rows[-1:]
+        for row in rows:
+            self._board.add_scalar("bits_per_character/train", row["train_bpc"], int(row["step"]))
+            self._board.add_scalar("bits_per_character/validation", row["validation_bpc"], int(row["step"]))
+        self._board.flush()

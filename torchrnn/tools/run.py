@@ -13,7 +13,7 @@ from rich.console import Console
 
 from torchrnn.tools import checkpoint, text
 from torchrnn.tools.charmodel import CharModel
-from torchrnn.tools.errors import Stopped, UsageError
+from torchrnn.tools.errors import Mishap, Stopped, ToolError, UsageError, explain_memory
 from torchrnn.tools.files import write_file
 from torchrnn.tools.runfolder import RunFolder
 from torchrnn.tools.settings import CHANGEABLE, Config, Settings, check_threads, option
@@ -42,13 +42,30 @@ def train(request: Request, console: Console) -> str:
     deadline = None if request.time_limit is None else time.monotonic() + request.time_limit
     if request.resume and request.overwrite:
         raise UsageError("--resume goes on with a run and --overwrite replaces it: give one of them.")
-    begin = _resume if request.resume else _begin
-    config, corpus, saved = begin(request)
-    return _work(request.folder, config, corpus, saved, console, deadline)
+    folder = request.folder
+    try:
+        if request.resume:
+            folder.read_config("--run")  # else the lock would be put in a folder of something else
+            with folder.locked():
+                return _work(folder, *_resume(request), console, deadline)
+        config, corpus = _prepare(request)
+        with folder.locked():
+            folder.check_new(request.overwrite)  # once more: another process may have begun one there meanwhile
+            folder.beginning = config
+            return _work(folder, config, corpus, None, console, deadline)
+    except Mishap as mishap:
+        raise ToolError(f"{mishap} {_how_to_go_on(request, folder)}") from mishap
 
 
-def _begin(request: Request) -> tuple[Config, text.Corpus, None]:
-    """A new run: everything is checked before an earlier run is cleared away."""
+def _how_to_go_on(request: Request, folder: RunFolder) -> str:
+    if not request.resume and (folder.beginning or not folder.is_run):
+        earlier = ", and the earlier run is as it was" if folder.is_run else ""
+        return f"Then give the command again: nothing was saved yet{earlier}."
+    return f"Then go on with: torchrnn train --resume --run {folder.root}"
+
+
+def _prepare(request: Request) -> tuple[Config, text.Corpus]:
+    """A new run: all that can be checked before the folder is touched."""
     settings = Settings(**request.given)
     settings = replace(settings, device=_find_device(settings.device))
     check_threads(settings.threads)
@@ -63,8 +80,7 @@ def _begin(request: Request) -> tuple[Config, text.Corpus, None]:
         settings=settings,
         versions=f"torchrnn {version('torchrnn')}, torch {torch.__version__}",
     )
-    request.folder.begin(config)
-    return config, corpus, None
+    return config, corpus
 
 
 def _resume(request: Request) -> tuple[Config, text.Corpus, checkpoint.Checkpoint | None]:
@@ -112,23 +128,33 @@ def _work(
 
     torch.set_num_threads(config.settings.threads)
     torch.manual_seed(config.settings.seed)
-    model = CharModel.of(config.settings, len(corpus.vocabulary))
-    training = Training(model, corpus, config.settings, folder)
-    if saved:
-        training.restore(saved)
-    _introduce(console, training, corpus)
-    if not training.finished:
-        try:
-            with Report(console, folder, training.record, deadline) as report:
-                fit(training, report, deadline)
-        except KeyboardInterrupt as error:
-            if training.record.rows:
-                write_loss_curve(folder, training.record)
-            raise Stopped(
-                f"Stopped. The last checkpoint is whole; go on with: torchrnn train --resume --run {folder.root}"
-            ) from error
+    with explain_memory():
+        model = CharModel.of(config.settings, len(corpus.vocabulary))
+        training = Training(model, corpus, config.settings, folder)
+        if saved:
+            training.restore(saved)
+        _introduce(console, training, corpus)
+        if not training.finished:
+            try:
+                with Report(console, folder, training.record, deadline) as report:
+                    fit(training, report, deadline)
+            except KeyboardInterrupt as error:
+                raise _stopped(training) from error
     write_loss_curve(folder, training.record)
     return _conclusion(training)
+
+
+def _stopped(training: Any) -> Stopped:
+    from torchrnn.tools.plot import write_loss_curve
+
+    if training.folder.beginning:
+        earlier = ", and the earlier run is as it was" if training.folder.is_run else ""
+        return Stopped(f"Stopped before the first checkpoint: nothing was saved yet{earlier}.")
+    if training.record.rows:
+        write_loss_curve(training.folder, training.record)
+    return Stopped(
+        f"Stopped. The last checkpoint is whole; go on with: torchrnn train --resume --run {training.folder.root}"
+    )
 
 
 def _introduce(console: Console, training: Any, corpus: text.Corpus) -> None:

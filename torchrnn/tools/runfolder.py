@@ -2,6 +2,11 @@
 
 The last checkpoint is the truth about a run. Everything else in the folder is derived from it and is written again
 when a run is resumed, so no kill can leave them telling different stories.
+
+A run begins with its first checkpoint; before, nothing of it is in the folder and nothing of an earlier run is touched.
+That checkpoint and what goes with it are written to a folder inside, `.torchrnn.new.partial`, which then gets the name
+`.torchrnn.new`: from that one instant on the new run is the one that counts, and whoever opens the folder next settles
+what is left to do.
 """
 
 from __future__ import annotations
@@ -9,14 +14,20 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torchrnn.tools import checkpoint
 from torchrnn.tools.errors import UsageError, explain_disk
-from torchrnn.tools.files import PARTIAL, remove_folder, write_file
+from torchrnn.tools.files import PARTIAL, remove_folder, sync_folder, write_file
+from torchrnn.tools.lock import only_process
 from torchrnn.tools.settings import Config
 
+LOCK, NEW = ".torchrnn.lock", ".torchrnn.new"
 COLUMNS = ("step", "epoch", "train_bpc", "validation_bpc")
 
 
@@ -42,11 +53,12 @@ class Record:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """The files of one run."""
 
     root: Path
+    beginning: Config | None = None  # of a new run, until its first checkpoint
 
     @property
     def config(self) -> Path:
@@ -78,11 +90,11 @@ class RunFolder:
         try:
             if self.root.is_file():
                 raise UsageError(f"--run {self.root} must be a folder, and it is a file. Choose another.")
-            if not self.root.is_dir() or not any(self.root.iterdir()):
+            if not self.root.is_dir() or {path.name for path in self.root.iterdir()} <= {LOCK, NEW + PARTIAL}:
                 return
         except OSError as error:
             raise _unusable(self.root, error) from error
-        if not self.config.is_file():
+        if not self.is_run:
             raise UsageError(
                 f"--run {self.root} is not a run folder and not empty. Nothing in it was touched. Choose a folder that "
                 f"is new or empty."
@@ -93,30 +105,78 @@ class RunFolder:
                 f"--overwrite. Or choose another folder: --run."
             )
 
-    def begin(self, config: Config) -> None:
-        """Make the folder, clear away an earlier run, write config.toml."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(self.root, error) from error
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder if need be, and keep other processes from training in it; nothing is left if nothing came."""
+        with ExitStack() as stack:
+            try:
+                made = not self.root.exists()
+                self.root.mkdir(parents=True, exist_ok=True)
+                if made:
+                    stack.callback(_remove_if_empty, self.root)
+                stack.enter_context(only_process(self.root / LOCK))
+                stack.callback(shutil.rmtree, self.root / (NEW + PARTIAL), ignore_errors=True)
+            except OSError as error:
+                raise _unusable(self.root, error) from error
+            self.settle()
+            yield
+
+    def save(self, write: Callable[[RunFolder], None]) -> None:
+        """Let `write` write a checkpoint and what goes with it; with its first one a new run takes its place."""
+        if self.beginning is None:
+            write(self)
+            return
+        partial = RunFolder(self.root / (NEW + PARTIAL))
+        with explain_disk(partial.root):
+            partial.root.mkdir()
+        write_file(partial.config, self.beginning.to_toml().encode())
+        write(partial)
+        with explain_disk(partial.root):
+            os.rename(partial.root, self.root / NEW)
+        self.beginning = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring what `save` wrote to its place, clear away what no longer counts; a kill at any step loses nothing."""
         with explain_disk(self.root):
-            for path in checkpoint.found(self.root):
-                remove_folder(path)
-            remove_folder(self.tensorboard)
-            for path in (self.model, self.metrics, self.plot):
-                path.unlink(missing_ok=True)
-            for path in self.root.glob(f"*{PARTIAL}"):
-                remove_folder(path) if path.is_dir() else path.unlink()
-        write_file(self.config, config.to_toml().encode())
+            remove_folder(self.root / (NEW + PARTIAL))
+            new = RunFolder(self.root / NEW)
+            if not new.root.is_dir():
+                return
+            sync_folder(self.root)  # its name is on the disk before anything of the earlier run is removed
+            begun = checkpoint.found(new.root)
+            if begun:  # it is brought last, so till then all checkpoints here are those of the earlier run
+                for path in (*checkpoint.found(self.root), self.tensorboard):
+                    remove_folder(path)
+                self.plot.unlink(missing_ok=True)
+                for path in self.root.glob(f"*{PARTIAL}"):
+                    remove_folder(path) if path.is_dir() else path.unlink()
+            for path in (new.config, new.model, new.metrics):
+                if path.exists():
+                    os.replace(path, self.root / path.name)
+            for path in begun:
+                os.rename(path, self.root / path.name)
+            sync_folder(self.root)
+            remove_folder(new.root)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is a run in the folder."""
+        return self.whereabouts(self.config).is_file()
+
+    def whereabouts(self, path: Path) -> Path:
+        """Where a file of the run is to be read: `path`, or on its way there, if a kill left it on its way."""
+        coming = self.root / NEW / path.name
+        return coming if coming.is_file() else path
 
     def read_config(self, meant_for: str) -> Config:
         """The run's config.toml; `meant_for` is the argument that named the folder."""
-        if not self.config.is_file():
+        if not self.is_run:
             raise UsageError(
                 f"{meant_for} {self.root} is not a run folder: it has no config.toml. Expected a folder that "
-                f"`torchrnn train` wrote."
+                f"`torchrnn train` wrote. A run that ended before its first checkpoint left none: start it again."
             )
-        return Config.read(self.config)
+        return Config.read(self.whereabouts(self.config))
 
     def write_metrics(self, record: Record) -> None:
         """Write metrics.csv; it has no column of times, so that equal runs have equal files."""
@@ -126,6 +186,11 @@ class RunFolder:
         for row in record.rows:
             writer.writerow([row["step"], *(f"{row[name]:.6f}" for name in COLUMNS[1:])])
         write_file(self.metrics, text.getvalue().encode())
+
+
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
 
 
 def _unusable(path: Path, error: OSError) -> UsageError:

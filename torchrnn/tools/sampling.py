@@ -17,13 +17,14 @@ def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
     """The best model of a run, ready to be called, and its vocabulary."""
     folder = RunFolder(run)
     config = folder.read_config("RUN")
-    if not folder.model.is_file():
+    path = folder.whereabouts(folder.model)
+    if not path.is_file():
         raise ToolError(
             f"RUN {run} has no model yet: {folder.model.name} is written at the first validation. Train it further: "
             f"torchrnn train --resume --run {run}."
         )
     try:
-        weights = folder.model.read_bytes()
+        weights = path.read_bytes()
     except OSError as error:
         raise ToolError(f"{folder.model} could not be read: {error.strerror}.") from error
     vocabulary = Vocabulary(config.characters)

@@ -123,13 +123,11 @@ class Training(lightning.LightningModule):
         validation = bits_per_character(self._validation_nats, self._validation_characters)
         if not (math.isfinite(train) and math.isfinite(validation)):
             raise ToolError(
-                f"The loss is no longer a finite number at step {self.record.step:,}: the training diverged. The last "
-                f"checkpoint is whole. Start again with a lower --lr or a lower --clip."
+                f"The loss is no longer a finite number at step {self.record.step:,}: the training diverged. Nothing "
+                f"since the last validation was saved. Start again with a lower --lr or a lower --clip."
             )
         self.record.add(self.record.step / len(self.corpus.training), train, validation)
-        weights = weights_to_bytes(self.model)
-        checkpoint.save(self.folder.root, self.record.step, weights, self._state())
-        self.publish(weights)
+        self.folder.save(self.save)
         if self.finished:
             self.trainer.should_stop = True
 
@@ -144,11 +142,17 @@ class Training(lightning.LightningModule):
             "random": _random_state(self.device),
         }
 
-    def publish(self, weights: bytes) -> None:
+    def save(self, folder: RunFolder) -> None:
+        """Write a checkpoint of this moment, and what is derived from it."""
+        weights = weights_to_bytes(self.model)
+        checkpoint.save(folder.root, self.record.step, weights, self._state())
+        self.publish(folder, weights)
+
+    def publish(self, folder: RunFolder, weights: bytes) -> None:
         """Write what is derived from the checkpoint with these weights: the best model, and metrics.csv."""
         if self.record.stale == 0:
-            write_file(self.folder.model, weights)
-        self.folder.write_metrics(self.record)
+            write_file(folder.model, weights)
+        folder.write_metrics(self.record)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint; the rest of it is put back when Lightning asks for it."""
@@ -161,7 +165,7 @@ class Training(lightning.LightningModule):
                 f"The checkpoint {saved.path} was not written by this version of torchrnn ({error}). Resume with the "
                 f"version in config.toml, or start again with --overwrite."
             ) from error
-        self.publish(saved.weights)
+        self.publish(self.folder, saved.weights)
 
 
 def fit(training: Training, report: lightning.Callback, deadline: float | None) -> None:
