@@ -8,7 +8,11 @@
 // call would come back page by page in the next, at several times the cost of a small layer.
 struct Scratch {
   static constexpr int SLOTS = 8;
+#ifdef __SANITIZE_ADDRESS__  // the sanitizer must see where a block ends, and memory that nobody has written
+  static constexpr size_t MOST = 0;
+#else
   static constexpr size_t MOST = size_t(8) << 20;  // bytes of a block worth keeping
+#endif
   void* block[SLOTS] = {};
   size_t size[SLOTS] = {};
 
