@@ -107,9 +107,18 @@ class RecurrentCell(nn.Module):
             if hx is None:
                 hx = torch.zeros(B, self.hidden_size, dtype=input.dtype, device=input.device)
                 states = (hx,) * len(cell.states)
+            elif isinstance(hx, Tensor):
+                states = (hx,)
+                if (
+                    len(cell.states) != 1
+                    or hx.shape != (B, self.hidden_size)
+                    or hx.dtype is not input.dtype
+                    or hx.device != input.device
+                ):
+                    check.cell_call(self, input, hx, w)
             else:
-                states = (hx,) if isinstance(hx, Tensor) else tuple(hx) if isinstance(hx, (tuple, list)) else ()
-                if not check.fit(states, isinstance(hx, Tensor), cell, input, (B, self.hidden_size)):
+                states = tuple(hx) if isinstance(hx, (tuple, list)) else ()
+                if not check.fit(states, False, cell, input, (B, self.hidden_size)):
                     check.cell_call(self, input, hx, w)
             if input.size(1) != self.input_size or input.dtype is not w.dtype or input.device != w.device:
                 check.cell_call(self, input, hx if len(cell.states) == 1 else states, w)
