@@ -72,14 +72,15 @@ def measure(case: Case, mode: str, how: How, rivals: Mapping[str, Subject] = RIV
         WrongAnswer: ours disagrees with torch.nn.
     """
     work = prepare(case, mode == "training", how.backend, rivals)
-    runs = {name: _in_context(w.run, how.backend if name == OURS else None) for name, w in work.items()}
+    runs = {name: w.run for name, w in work.items()}
     before = sgemm_rate(how.clock)
     ratios: dict[str, Ratio] = {}
     microseconds: dict[str, float] = {}
     pair = {name: run for name, run in runs.items() if name in TOLERANCE}
     others = {name: run for name, run in runs.items() if name not in TOLERANCE}
     for group in (pair, {OURS: runs[OURS], **others}):  # apart, for one finds in the caches what another left there
-        times = alternate(group, how) if len(group) > 1 else {}
+        with _forced(how.backend):  # the others take no notice; entered for each run it would count against ours
+            times = alternate(group, how) if len(group) > 1 else {}
         ratios |= {name: ratio(times[OURS], theirs) for name, theirs in times.items() if name != OURS}
         microseconds = {name: median(t) * 1e6 for name, t in times.items()} | microseconds
     names = [OURS, *(n for n in runs if n != OURS)]
@@ -191,17 +192,6 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def _forced(backend: str | None) -> AbstractContextManager[None]:
     return torchrnn.use(backend) if backend else nullcontext()
-
-
-def _in_context(run: Callable[[], Any], backend: str | None) -> Callable[[], Any]:
-    if backend is None:
-        return run
-
-    def forced() -> Any:
-        with torchrnn.use(backend):
-            return run()
-
-    return forced
 
 
 def _runs_a_sample(work: Mapping[str, Callable[[], Any]], clock: str) -> dict[str, int]:

@@ -101,27 +101,27 @@ class RecurrentCell(nn.Module):
             )
         except KeyError:
             weights = tuple(check.weight(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        w = weights[0]
-        if isinstance(input, Tensor) and input.dim() == 2:
-            B, unbatched = input.size(0), False
+        w, count = weights[0], len(cell.states)
+        if isinstance(input, Tensor) and len(shape := input.shape) == 2:
+            unbatched, expected = False, (shape[0], self.hidden_size)
+            dtype, device = w.dtype, w.device
             if hx is None:
-                hx = torch.zeros(B, self.hidden_size, dtype=input.dtype, device=input.device)
-                states = (hx,) * len(cell.states)
-            elif isinstance(hx, Tensor):
-                states = (hx,)
-                if (
-                    len(cell.states) != 1
-                    or hx.shape != (B, self.hidden_size)
-                    or hx.dtype is not input.dtype
-                    or hx.device != input.device
-                ):
-                    check.cell_call(self, input, hx, w)
+                states = (torch.zeros(expected, dtype=input.dtype, device=input.device),) * count
             else:
-                states = tuple(hx) if isinstance(hx, (tuple, list)) else ()
-                if not check.fit(states, False, cell, input, (B, self.hidden_size)):
+                states = (hx,) if isinstance(hx, Tensor) else tuple(hx) if isinstance(hx, (tuple, list)) else ()
+                fits = len(states) == count and (count == 1) is isinstance(hx, Tensor)
+                for s in states:
+                    fits = (
+                        fits
+                        and isinstance(s, Tensor)
+                        and s.shape == expected
+                        and s.dtype is dtype
+                        and s.device == device
+                    )
+                if not fits:
                     check.cell_call(self, input, hx, w)
-            if input.size(1) != self.input_size or input.dtype is not w.dtype or input.device != w.device:
-                check.cell_call(self, input, hx if len(cell.states) == 1 else states, w)
+            if shape[1] != self.input_size or input.dtype is not dtype or input.device != device:
+                check.cell_call(self, input, hx, w)
         else:
             check.cell_call(self, input, hx, w)
             unbatched = True
