@@ -94,35 +94,63 @@ static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
 #endif
 }
 
-// The products of one row x with `count` rows of w: for calls of so few rows that packing w would cost more than the
-// product. Each row's sum is spread over the lanes of sum[l]; the order of summation is another than multiply's.
-template <class V>
-static TORCHRNN_INLINE void dot_rows(V (&sum)[V::lanes], int count, int64_t K, const typename V::type* w, int64_t row,
-                                     const typename V::type* x) {
+// sum[r] += the products of the lanes of x and of row r of w, for R rows.
+template <int R, class V>
+static TORCHRNN_INLINE void dot_group(V* sum, int64_t K, const typename V::type* w, int64_t row, const typename V::type* x) {
+  V part[R];
+  for (int r = 0; r < R; r++) part[r] = sum[r];
   int64_t k = 0;
   for (; k + V::lanes <= K; k += V::lanes) {
     V value = V::load(x + k);
-    if (count == V::lanes) {
-      for (int l = 0; l < V::lanes; l++) {
-        __builtin_prefetch(w + (V::lanes + l) * row + k);  // short rows escape the processor's own prefetching
-        sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
-      }
-    } else {
-      for (int l = 0; l < count; l++) sum[l] = fma(V::load(w + l * row + k), value, sum[l]);
+    for (int r = 0; r < R; r++) {
+      __builtin_prefetch(w + (R + r) * row + k);  // short rows escape the processor's own prefetching
+      part[r] = fma(V::load(w + r * row + k), value, part[r]);
     }
   }
-  if (k == K) return;
-  V value = V::load_first(x + k, (int)(K - k));
-  for (int l = 0; l < count; l++) sum[l] = fma(V::load_first(w + l * row + k, (int)(K - k)), value, sum[l]);
+  if (k < K) {
+    V value = V::load_first(x + k, (int)(K - k));
+    for (int r = 0; r < R; r++) part[r] = fma(V::load_first(w + r * row + k, (int)(K - k)), value, part[r]);
+  }
+  for (int r = 0; r < R; r++) sum[r] = part[r];
 }
 
-// Lane l of the result is the sum over the lanes of sum[l].
+// The products of one row x with `count` rows of w: for calls of so few rows that packing w would cost more than the
+// product. Each row's sum is spread over the lanes of sum[l]; the order of summation is another than multiply's. The
+// rows are read almost one after the other: all side by side, the second-level cache gives half as much.
+template <class V>
+static TORCHRNN_INLINE void dot_rows(V (&sum)[V::lanes], int count, int64_t K, const typename V::type* w, int64_t row,
+                                     const typename V::type* x) {
+  int l = 0;
+  for (; l + 4 <= count; l += 4) dot_group<4>(sum + l, K, w + l * row, row, x);
+  for (; l < count; l++) dot_group<1>(sum + l, K, w + l * row, row, x);
+}
+
+// Lane l of the result is the sum over the lanes of sum[l]: in each round, neighbours `half` apart become one.
 template <class V>
 static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
+  constexpr int L = V::lanes;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef decltype(V{}.v < V{}.v) Index;
+  for (int half = 1; half < L; half *= 2) {
+    Index low, high;
+    for (int l = 0; l < L; l++) {
+      low[l] = l & half ? L + l - half : l;
+      high[l] = l & half ? L + l : l + half;
+    }
+    for (int i = 0; i < L; i += 2 * half) {
+      V a = sum[i], b = sum[i + half], x, y;
+      x.v = __builtin_shuffle(a.v, b.v, low);
+      y.v = __builtin_shuffle(a.v, b.v, high);
+      sum[i] = x + y;
+    }
+  }
+  return sum[0];
+#else
   transpose(sum);
-  for (int half = V::lanes / 2; half > 0; half /= 2)
+  for (int half = L / 2; half > 0; half /= 2)
     for (int l = 0; l < half; l++) sum[l] = sum[l] + sum[l + half];
   return sum[0];
+#endif
 }
 
 // How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last.
