@@ -121,7 +121,8 @@ template <class V>
 static TORCHRNN_INLINE void dot_rows(V (&sum)[V::lanes], int count, int64_t K, const typename V::type* w, int64_t row,
                                      const typename V::type* x) {
   int l = 0;
-  for (; l + 4 <= count; l += 4) dot_group<4>(sum + l, K, w + l * row, row, x);
+  constexpr int R = V::lanes < 4 ? V::lanes : 4;
+  for (; l + R <= count; l += R) dot_group<R>(sum + l, K, w + l * row, row, x);
   for (; l < count; l++) dot_group<1>(sum + l, K, w + l * row, row, x);
 }
 
@@ -131,12 +132,15 @@ static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
   constexpr int L = V::lanes;
 #if defined(__GNUC__) && !defined(__clang__)
   typedef decltype(V{}.v < V{}.v) Index;
+#pragma GCC unroll 8  // the indices are then constants
   for (int half = 1; half < L; half *= 2) {
     Index low, high;
+#pragma GCC unroll 16
     for (int l = 0; l < L; l++) {
       low[l] = l & half ? L + l - half : l;
       high[l] = l & half ? L + l : l + half;
     }
+#pragma GCC unroll 16
     for (int i = 0; i < L; i += 2 * half) {
       V a = sum[i], b = sum[i + half], x, y;
       x.v = __builtin_shuffle(a.v, b.v, low);

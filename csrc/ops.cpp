@@ -1,4 +1,5 @@
-// The operators that torch sees; with request.h the only file that includes torch, and of it only the stable ABI.
+// The operators for a layer over a whole sequence. With step.cpp, request.h and tensors.h the only file that includes
+// torch, and of it only the stable ABI.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -18,7 +19,11 @@ static const CellKernels* find(const std::string& name) {
   return nullptr;
 }
 
-static bool has(const std::string& cell) { return find(cell) != nullptr; }
+// A cell's place in the table, by which `step` knows it; -1 where there is none.
+static int64_t number(const std::string& cell) {
+  const CellKernels* found = find(cell);
+  return found ? found - kernels().cells : -1;
+}
 
 static const CellKernels& known(const std::string& cell) {
   const CellKernels* kernels = find(cell);
@@ -28,34 +33,6 @@ static const CellKernels& known(const std::string& cell) {
 
 // Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
 static int64_t saved(const std::string& cell) { return known(cell).saved; }
-
-static int32_t type_code(const Tensor& t) {
-  int32_t code;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
-  return code;
-}
-
-// A fresh tensor by the shortest way: torch's new_empty takes four times as long.
-static Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  int64_t strides[4], step = 1;
-  for (size_t i = sizes.size(); i-- > 0; step *= sizes.begin()[i]) strides[i] = step;
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides,
-                                                         type_code(like), aoti_torch_device_type_cpu(), 0, &made));
-  return Tensor(made);
-}
-static Tensor fresh_as(const Tensor& t) {
-  switch (t.dim()) {
-    case 1: return fresh(t, {t.size(0)});
-    case 2: return fresh(t, {t.size(0), t.size(1)});
-    default: return fresh(t, {t.size(0), t.size(1), t.size(2)});
-  }
-}
-
-static void forward(const CellKernels& c, const Layer<float>& l) { c.forward_float(l); }
-static void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
-static void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
-static void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
 
 // Output, final states, and in training what backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
 template <class T>
@@ -174,7 +151,7 @@ static Tensors backward_any(const std::string& cell, const Tensor& x, const Tens
 
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
-  m.def("has(str cell) -> bool");
+  m.def("number(str cell) -> int");
   m.def("saved(str cell) -> int");
   m.def(
       "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training) "
@@ -186,7 +163,7 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&torchrnn::isa));
-  m.impl("has", TORCH_BOX(&torchrnn::has));
+  m.impl("number", TORCH_BOX(&torchrnn::number));
   m.impl("saved", TORCH_BOX(&torchrnn::saved));
 }
 

@@ -1,43 +1,15 @@
-// One call of the operators, unpacked and checked. Only ops.cpp includes it, for it knows torch's tensors.
+// One call of the operators, unpacked and checked.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "kernels.h"
+#include "tensors.h"
 
 namespace torchrnn {
 
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
-
-static void in_threads(int64_t tasks, void (*body)(void*, int64_t), void* data) {
-  torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) body(data, i);
-  });
-}
-
-static Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-static Tensor dense_rows(const Tensor& t) { return t.stride(-1) == 1 ? t : torch::stable::contiguous(t); }
-
-static std::string text(const int64_t* sizes, size_t n) {
-  std::string out = "(";
-  for (size_t i = 0; i < n; i++) out += (i ? ", " : "") + std::to_string(sizes[i]);
-  return out + ")";
-}
-
-// A mistake that no check in Python has found is an exception here, never a read of memory that is not ours.
-static void expect(const Tensor& t, std::initializer_list<int64_t> sizes, const char* name) {
-  bool fits = t.dim() == (int64_t)sizes.size();
-  for (size_t i = 0; fits && i < sizes.size(); i++) fits = t.size((int64_t)i) == sizes.begin()[i];
-  if (!fits)
-    STD_TORCH_CHECK(false, name, " must be ", text(sizes.begin(), sizes.size()), ", got ",
-                    text(t.sizes().data(), (size_t)t.dim()));
-}
+inline void forward(const CellKernels& c, const Layer<float>& l) { c.forward_float(l); }
+inline void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
+inline void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
+inline void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
 
 // One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand. A single step is a
 // layer of one step and one direction whose tensors lack those two dimensions.

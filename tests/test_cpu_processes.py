@@ -73,8 +73,11 @@ def test_every_instruction_set_agrees_with_float64() -> None:
 
 
 WORKERS = """
+import warnings
 import torch, torchrnn
 from torch.utils.data import DataLoader, Dataset
+
+warnings.filterwarnings("ignore", "This DataLoader will create 2 worker processes")  # on a machine of one core
 
 torch.manual_seed(0)
 layer = torchrnn.LSTM(32, 64, bidirectional=True)

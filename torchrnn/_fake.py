@@ -52,3 +52,47 @@ def layer_backward(
     """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
     inputs = (x, *states, *weights)
     return [x.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
+
+
+@torch.library.register_fake("torchrnn::step")
+def step(
+    cell: int,
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+    bias: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The new states, and in training what backward needs."""
+    states, kept = torch.ops.torchrnn.numbers(cell)
+    return (
+        x.new_empty(h.shape),
+        x.new_empty(c.shape) if states == 2 else None,
+        x.new_empty((h.numel() * kept,)) if training else None,
+    )
+
+
+@torch.library.register_fake("torchrnn::step_backward")
+def step_backward(
+    cell: int,
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+    bias: bool,
+    kept: Tensor,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    needs: int,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, h, c and the weights, where the bit of ``needs`` is set and there is such a thing."""
+    inputs = (x, h, c, w_ih, w_hh, b_ih, b_hh)
+    there = (True, True, torch.ops.torchrnn.numbers(cell)[0] == 2, True, True, bias, bias)
+    return tuple(x.new_empty(t.shape) if there[i] and needs >> i & 1 else None for i, t in enumerate(inputs))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,9 @@ from torch import Tensor
 from torchrnn import _extension
 from torchrnn.backends import reference
 from torchrnn.call import Call, transform
+
+if TYPE_CHECKING:
+    from torchrnn.cell import Cell
 
 # narrow numbers are stored, never accumulated
 _COMPUTED_IN = {
@@ -23,40 +25,57 @@ _COMPUTED_IN = {
 }
 
 
-@cache
-def _missing(cell: str) -> str | None:
+# cells that have kernels, with their numbers there: asked for at each step of a loop
+_NUMBERS: dict[Cell, int] = {}
+_tracing, _autocast = torch._C._get_tracing_state, torch._C._is_any_autocast_enabled
+
+
+def _missing(cell: Cell) -> str | None:
     """Why there is no kernel for a cell, or None."""
     reason = _extension.missing()
-    if reason is None and not torch.ops.torchrnn.has(cell):
-        reason = f"no kernel was generated for the cell {cell!r}"
+    if reason is None:
+        number = torch.ops.torchrnn.number(cell.name)
+        if number < 0:
+            return f"no kernel was generated for the cell {cell.name!r}"
+        _NUMBERS[cell] = number
     return reason
 
 
-@cache
-def _operators() -> tuple[Any, Any]:
-    """The two operators, looked up once: a look-up through torch.ops costs as much as checking a call."""
-    return torch.ops.torchrnn.layer.default, torch.ops.torchrnn.layer_backward.default
+class _Operators:
+    """The operators, looked up once: a look-up through torch.ops costs as much as checking a call."""
+
+    def __getattr__(self, name: str) -> Any:
+        overload = getattr(torch.ops.torchrnn, name).default
+        found = getattr(overload, "_op", overload)  # what the overload calls
+        setattr(self, name, found)
+        return found
+
+
+_operators = _Operators()
 
 
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
-    if torch._C._get_tracing_state() is not None:
+    if _tracing() is not None:
         return "torch.jit.trace is recording, which torch's kernels let generalise over time"
-    reason = _missing(call.cell.name)
-    if reason is not None:
-        return reason
+    if call.cell not in _NUMBERS:
+        reason = _missing(call.cell)
+        if reason is not None:
+            return reason
     x = call.x
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"the input is on {x.device.type}"
-    if x.dtype not in _COMPUTED_IN:
-        return f"the input is {x.dtype}; the kernels take float32, float64, bfloat16 and float16"
-    if x.dtype.itemsize == 2 and (call.one_step or (call.batch_sizes is None and x.size(0) == 1)):
-        return f"a single step in {x.dtype} costs less than its casts to float32"
-    if x.dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
-        return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
+    dtype = x.dtype
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        if dtype not in _COMPUTED_IN:
+            return f"the input is {dtype}; the kernels take float32, float64, bfloat16 and float16"
+        if call.one_step or (call.batch_sizes is None and x.size(0) == 1):
+            return f"a single step in {dtype} costs less than its casts to float32"
+        if dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
+            return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
-    if torch._C._is_any_autocast_enabled():
+    if _autocast():
         return "autocast is active"
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
         return f"the input is a {type(x).__name__}, a subclass of Tensor"
@@ -72,8 +91,7 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, states = run(call._replace(x=x, states=tuple(states), weights=weights))
         return y.to(stored), tuple(s.to(stored) for s in states)
     if call.one_step:
-        states = _layer(call, call.x, call.states, call.weights if call.bias else call.weights[:2])
-        return states[0], tuple(states)
+        return _step(call) if len(call.states) <= 2 else _long_step(call)
     D = 2 if call.bidirectional else 1
     per_layer = len(call.weights) // call.num_layers
     y, finals = call.x, []
@@ -91,14 +109,69 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     return y, tuple(torch.cat(s) for s in zip(*finals, strict=True))
 
 
+def _step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of a cell of one or two states, by operators that are quick to call."""
+    x, states, bias = call.x, call.states, call.bias
+    w_ih, w_hh, b_ih, b_hh = call.weights
+    h, c = states[0], states[-1]
+    if not bias:
+        b_ih = b_hh = w_ih  # in the place of what is not there
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or h.requires_grad
+        or c.requires_grad
+        or w_ih.requires_grad
+        or w_hh.requires_grad
+        or b_ih.requires_grad
+        or b_hh.requires_grad
+    ):
+        h, c = _apply(_Step, call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
+    else:
+        h, c, _ = _operators.step(_NUMBERS[call.cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)
+    return h, ((h,) if c is None else (h, c))
+
+
+def _long_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of a cell of more states."""
+    states = _layer(call, call.x, call.states, call.weights if call.bias else call.weights[:2])
+    return states[0], tuple(states)
+
+
 def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
     """One layer: output and final states; of a single step the new states alone."""
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
-        # Function.apply would first look for a torch.func transform, which `refuses` has excluded
-        return super(torch.autograd.Function, _Layer).apply(call, x, *states, *weights)  # pyright: ignore[reportAttributeAccessIssue]
-    return _operators()[0](call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
+        return _apply(_Layer, call, x, *states, *weights)
+    return _operators.layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, which would first look for a torch.func transform, and `refuses` has done that."""
+    return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Step(torch.autograd.Function):
+    """The operators of a step for autograd: x, states h and c, and weights -> the new states."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: Any, bias: bool, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+        h, c, kept = _operators.step(_NUMBERS[cell], *tensors, bias, True)
+        ctx.save_for_backward(*tensors, kept)
+        ctx.cell, ctx.bias = cell, bias
+        ctx.set_materialize_grads(False)
+        return h, c
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        dh, dc = gradients
+        *tensors, kept = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled() or (dh is not None and _batched(dh)) or (dc is not None and _batched(dc)):
+            return (None, None, *_reference_step(ctx, tensors, needs, gradients))
+        bits = sum(need << i for i, need in enumerate(needs))
+        found = _operators.step_backward(_NUMBERS[ctx.cell], *tensors, ctx.bias, kept, dh, dc, bits)
+        return (None, None, *found)
 
 
 class _Layer(torch.autograd.Function):
@@ -107,7 +180,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
-        *results, outputs, reserve = _operators()[0](
+        *results, outputs, reserve = _operators.layer(
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
         )
         ctx.save_for_backward(x, *tensors, outputs, reserve)
@@ -121,10 +194,11 @@ class _Layer(torch.autograd.Function):
         x, *tensors, y, reserve = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or any(_batched(g) for g in gradients if g is not None):
-            return (None, *_reference_gradients(ctx, (x, *tensors), needs, gradients))
+            call = Call(ctx.cell, x, (), (), ctx.bias, batch_sizes=ctx.batch_sizes, one_step=ctx.one_step)
+            return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
         dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1:])
         S = len(ctx.cell.states)
-        found = _operators()[1](
+        found = _operators.layer_backward(
             ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, needs
         )
         return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))
@@ -138,20 +212,36 @@ def _batched(gradient: Tensor) -> bool:
     return _functorch.is_legacy_batchedtensor(gradient) or _functorch.is_functorch_wrapped_tensor(gradient)
 
 
-def _reference_gradients(
-    ctx: Any, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], gradients: tuple[Tensor | None, ...]
+def _reference_step(
+    ctx: Any, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
-    """The same gradients by differentiating the reference, so that they can be differentiated again, or batched."""
+    """The gradients of a step, in the order of its operator, by differentiating the reference."""
+    S = len(ctx.cell.states)
+    real = [*range(1 + S), *range(3, 7 if ctx.bias else 5)]  # not what stands in the place of what is not there
+    call = Call(ctx.cell, tensors[0], (), (), ctx.bias, one_step=True)
+    found = _reference_gradients(call, [tensors[i] for i in real], [needs[i] for i in real], gradients[:S])
+    by_place = dict(zip(real, found, strict=True))
+    return [by_place.get(i) for i in range(7)]
+
+
+def _reference_gradients(
+    call: Call, inputs: Sequence[Tensor], needs: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The same gradients by differentiating the reference, so that they can be differentiated again, or batched.
+
+    ``inputs`` are x, states and weights, which ``call`` is given.
+    """
     again = torch.is_grad_enabled()
     if not again:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
-    S = len(ctx.cell.states)
-    states, weights = inputs[1 : 1 + S], inputs[1 + S :]
-    bidirectional = not ctx.one_step and states[0].size(0) == 2
-    call = Call(ctx.cell, inputs[0], states, weights, ctx.bias, bidirectional=bidirectional)
+    S = len(call.cell.states)
+    states, weights = tuple(inputs[1 : 1 + S]), inputs[1 + S :]
+    bidirectional = not call.one_step and states[0].size(0) == 2
     with torch.enable_grad():
-        y, finals = reference.run(call._replace(batch_sizes=ctx.batch_sizes, one_step=ctx.one_step))
-    results = finals if ctx.one_step else (y, *finals)
+        y, finals = reference.run(
+            call._replace(x=inputs[0], states=states, weights=weights, bidirectional=bidirectional)
+        )
+    results = finals if call.one_step else (y, *finals)
     outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]

@@ -1,0 +1,154 @@
+// The operators for one step of a cell: what a loop in Python calls, so the cost of the call decides. No lists to take
+// apart, and no tensor more than needed.
+#include <torch/csrc/stable/library.h>
+
+#include <cstring>
+#include <tuple>
+
+#include "request.h"
+
+namespace torchrnn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::detail::to;
+
+// A result on its way to torch's stack; undefined (None in Python) where nothing was made.
+struct Result {
+  AtenTensorHandle handle = nullptr;
+
+  Result() = default;
+  Result(const Result&) = delete;
+  ~Result() {
+    if (handle) aoti_torch_delete_tensor_object(handle);
+  }
+  template <class T>
+  T* make(const Tensor& like, std::initializer_list<int64_t> sizes) {
+    handle = fresh_handle(like, sizes);
+    void* data;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &data));
+    return (T*)data;
+  }
+  void leave(StableIValue& slot) {
+    if (!handle) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_uninitialized_tensor(&handle));
+    slot = torch::stable::detail::from(handle);
+    handle = nullptr;
+  }
+};
+
+// What both operators begin with: cell, x, h, c, w_ih, w_hh, b_ih, b_hh, bias. A cell of one state has its only one in
+// the place of c, too; without biases weights stand in their place.
+struct Step {
+  static constexpr int COUNT = 9;
+  const CellKernels& cell;
+  Tensor x;
+  Tensors states, weights;
+  bool bias, is_double;
+
+  explicit Step(StableIValue* stack) : cell(numbered(to<int64_t>(stack[0]))), x(to<Tensor>(stack[1])) {
+    states.reserve(2);
+    weights.reserve(4);
+    for (int i = 2; i < 4; i++) states.push_back(to<Tensor>(stack[i]));
+    for (int i = 4; i < 8; i++) weights.push_back(to<Tensor>(stack[i]));
+    bias = to<bool>(stack[8]);
+    is_double = x.scalar_type() == ScalarType::Double;
+    if (cell.states == 1) states.pop_back();
+    if (!bias) weights.pop_back(), weights.pop_back();
+    STD_TORCH_CHECK((int)states.size() == cell.states && states[0].dim() == 2, "step takes one or two states (B, H), ",
+                    cell.name, " has ", cell.states);
+  }
+
+  static const CellKernels& numbered(int64_t number) {
+    STD_TORCH_CHECK(number >= 0 && number < kernels().count, "torchrnn has no cell of the number ", number);
+    return kernels().cells[number];
+  }
+};
+
+// The new states, and in training what backward needs: the output once more, for the user may change his in place, and
+// what the cell keeps.
+template <class T>
+static void forward_step(const Step& given, StableIValue* stack) {
+  bool training = to<bool>(stack[Step::COUNT]);
+  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Layer<T>& layer = request.layer;
+  Direction<T>& d = layer.direction[0];
+  int64_t B = layer.shape.B, H = layer.shape.H;
+  Result results[3];
+  for (int k = 0; k < given.cell.states; k++) d.final[k] = results[k].make<T>(given.x, {B, H});
+  T* kept = training ? results[2].make<T>(given.x, {B * H + request.reserve_size()}) : nullptr;
+  request.set_outputs(d.final[0], kept ? kept + B * H : nullptr);
+  forward(given.cell, layer);
+  if (kept) std::memcpy(kept, d.final[0], (size_t)(B * H) * sizeof(T));
+  for (int i = 0; i < 3; i++) results[i].leave(stack[i]);
+}
+
+// Gradients in the order x, h, c, w_ih, w_hh, b_ih, b_hh, where the bit of `needs` is set.
+template <class T>
+static void backward_step(const Step& given, StableIValue* stack) {
+  Tensor kept = dense(to<Tensor>(stack[Step::COUNT]));
+  std::optional<Tensor> given_ends[2] = {to<std::optional<Tensor>>(stack[Step::COUNT + 1]),
+                                         to<std::optional<Tensor>>(stack[Step::COUNT + 2])};
+  int64_t needs = to<int64_t>(stack[Step::COUNT + 3]);
+  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Layer<T>& layer = request.layer;
+  Direction<T>& d = layer.direction[0];
+  int64_t B = layer.shape.B, I = layer.shape.I, H = layer.shape.H, GH = given.cell.gates * H;
+  expect(kept, {B * H + request.reserve_size()}, "what was kept for backward");
+  T* outputs = const_cast<T*>(kept.const_data_ptr<T>());
+  request.set_outputs(outputs, outputs + B * H);
+  std::optional<Tensor> ends[2];
+  for (int k = 0; k < given.cell.states; k++) {
+    if (!given_ends[k].has_value()) continue;
+    expect(*given_ends[k], {B, H}, "the gradient of a state");
+    ends[k] = dense(*given_ends[k]);
+    d.dfinal[k] = ends[k]->const_data_ptr<T>();
+  }
+  Result results[7];
+  auto wanted = [&](int i, std::initializer_list<int64_t> sizes) {
+    return needs >> i & 1 ? results[i].make<T>(given.x, sizes) : nullptr;
+  };
+  d.dx = request.rows_of(wanted(0, {B, I}), I);
+  for (int k = 0; k < given.cell.states; k++) d.dinitial[k] = wanted(1 + k, {B, H});
+  d.dw_ih = wanted(3, {GH, I});
+  d.dw_hh = wanted(4, {GH, H});
+  if (given.bias) d.db_ih = wanted(5, {GH}), d.db_hh = wanted(6, {GH});
+  std::vector<T> scratch((size_t)(B * given.cell.columns * H));
+  d.da = scratch.data();
+  backward(given.cell, layer);
+  for (int i = 0; i < 7; i++) results[i].leave(stack[i]);
+}
+
+// A cell's number of states, and how many numbers a step keeps for each unit: the fake kernels ask.
+static std::tuple<int64_t, int64_t> numbers(int64_t number) {
+  const CellKernels& cell = Step::numbered(number);
+  return {cell.states, cell.saved + cell.states};
+}
+
+static void step(StableIValue* stack, uint64_t, uint64_t) {
+  Step given(stack);
+  given.is_double ? forward_step<double>(given, stack) : forward_step<float>(given, stack);
+}
+
+static void step_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Step given(stack);
+  given.is_double ? backward_step<double>(given, stack) : backward_step<float>(given, stack);
+}
+
+}  // namespace torchrnn
+
+STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
+  m.def("numbers(int cell) -> (int, int)");
+  m.def(
+      "step(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias, "
+      "bool training) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "step_backward(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, "
+      "bool bias, Tensor kept, Tensor? dh, Tensor? dc, int needs) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numbers", TORCH_BOX(&torchrnn::numbers)); }
+
+STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
+  m.impl("step", &torchrnn::step);
+  m.impl("step_backward", &torchrnn::step_backward);
+}
