@@ -125,7 +125,7 @@ def _step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         or b_ih.requires_grad
         or b_hh.requires_grad
     ):
-        h, c = _apply(_Step, call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
+        h, c = _apply_step(call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
     else:
         h, c, _ = _operators.step(_NUMBERS[call.cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)
     return h, ((h,) if c is None else (h, c))
@@ -142,13 +142,8 @@ def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Te
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
-        return _apply(_Layer, call, x, *states, *weights)
+        return _apply_layer(call, x, *states, *weights)
     return _operators.layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
-
-
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply``, which would first look for a torch.func transform, and `refuses` has done that."""
-    return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Step(torch.autograd.Function):
@@ -158,20 +153,30 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, cell: Any, bias: bool, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
         h, c, kept = _operators.step(_NUMBERS[cell], *tensors, bias, True)
         ctx.save_for_backward(*tensors, kept)
-        ctx.cell, ctx.bias = cell, bias
+        ctx.form = cell, bias
         ctx.set_materialize_grads(False)
         return h, c
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, h, c, w_ih, w_hh, b_ih, b_hh, kept = ctx.saved_tensors
         dh, dc = gradients
-        *tensors, kept = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
+        cell, bias = ctx.form
+        needs = ctx.needs_input_grad
         if torch.is_grad_enabled() or (dh is not None and _batched(dh)) or (dc is not None and _batched(dc)):
-            return (None, None, *_reference_step(ctx, tensors, needs, gradients))
-        bits = sum(need << i for i, need in enumerate(needs))
-        found = _operators.step_backward(_NUMBERS[ctx.cell], *tensors, ctx.bias, kept, dh, dc, bits)
+            return _reference_step(cell, bias, (x, h, c, w_ih, w_hh, b_ih, b_hh), needs, gradients)
+        bits = _BITS.get(needs) or _bits(needs)
+        found = _operators.step_backward(_NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, kept, dh, dc, bits)
         return (None, None, *found)
+
+
+_BITS: dict[tuple[bool, ...], int] = {}
+
+
+def _bits(needs: tuple[bool, ...]) -> int:
+    """What a step's backward is asked for, as the operator takes it: the first bit is x."""
+    _BITS[needs] = sum(need << i for i, need in enumerate(needs[2:]))
+    return _BITS[needs]
 
 
 class _Layer(torch.autograd.Function):
@@ -204,24 +209,29 @@ class _Layer(torch.autograd.Function):
         return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))
 
 
+# Function.apply would first look for a torch.func transform, which `refuses` has done
+_apply_step = super(torch.autograd.Function, _Step).apply  # pyright: ignore[reportAttributeAccessIssue]
+_apply_layer = super(torch.autograd.Function, _Layer).apply  # pyright: ignore[reportAttributeAccessIssue]
+
 _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_legacy_batched, _wrapped = _functorch.is_legacy_batchedtensor, _functorch.is_functorch_wrapped_tensor
 
 
 def _batched(gradient: Tensor) -> bool:
     """Whether a gradient stands for many: autograd.grad was asked for ``is_grads_batched``, or runs inside vmap."""
-    return _functorch.is_legacy_batchedtensor(gradient) or _functorch.is_functorch_wrapped_tensor(gradient)
+    return _legacy_batched(gradient) or _wrapped(gradient)
 
 
 def _reference_step(
-    ctx: Any, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: tuple[Tensor | None, ...]
-) -> list[Tensor | None]:
-    """The gradients of a step, in the order of its operator, by differentiating the reference."""
-    S = len(ctx.cell.states)
-    real = [*range(1 + S), *range(3, 7 if ctx.bias else 5)]  # not what stands in the place of what is not there
-    call = Call(ctx.cell, tensors[0], (), (), ctx.bias, one_step=True)
-    found = _reference_gradients(call, [tensors[i] for i in real], [needs[i] for i in real], gradients[:S])
+    cell: Cell, bias: bool, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """What `_Step.backward` gives, by differentiating the reference."""
+    S = len(cell.states)
+    real = [*range(1 + S), *range(3, 7 if bias else 5)]  # not what stands in the place of what is not there
+    call = Call(cell, tensors[0], (), (), bias, one_step=True)
+    found = _reference_gradients(call, [tensors[i] for i in real], [needs[2 + i] for i in real], gradients[:S])
     by_place = dict(zip(real, found, strict=True))
-    return [by_place.get(i) for i in range(7)]
+    return (None, None, *(by_place.get(i) for i in range(7)))
 
 
 def _reference_gradients(
