@@ -144,34 +144,65 @@ struct Forward : Sweep<Cell, V> {
   }
 };
 
+// The weights of one direction as the sweep multiplies with them, in one block of memory: packed for a call, or once
+// for many steps. The biases are summed where the parts are.
+template <class Cell, class V>
+struct PackedWeights {
+  using T = typename V::type;
+  static constexpr int G = Cell::gates;
+  Matrix<V> x, h, r;
+  T *bias, *b_hh;
+  int64_t size;
+
+  PackedWeights(const Shape& s, T* memory)
+      : x{{G * s.H, 1, s.I}}, h{{s.H, G, s.P ? s.P : s.H}}, r{{s.P, 1, s.H}} {
+    x.packed = memory, h.packed = x.packed + x.panels.size(), r.packed = h.packed + h.panels.size();
+    bias = r.packed + r.panels.size();
+    b_hh = bias + G * s.H + V::lanes;
+    size = b_hh + G * s.H + V::lanes - memory;
+  }
+
+  void fill(const Shape& s, const Direction<T>& d) const {
+    int64_t GH = G * s.H, out = s.P ? s.P : s.H, N = s.total();
+    Matrix<V>(x).pack(d.w_ih, 0, s.I, 1, N);
+    Matrix<V>(h).pack(d.w_hh, s.H * out, out, 1, N);
+    if (d.w_hr) Matrix<V>(r).pack(d.w_hr, 0, s.H, 1, N);
+    if (!d.b_ih) return;
+    for (int64_t j = 0; j < GH; j++) {
+      bias[j] = d.b_ih[j] + (Cell::h_column[j / s.H] == j / s.H ? d.b_hh[j] : 0);
+      b_hh[j] = d.b_hh[j];
+    }
+  }
+};
+
 template <class Cell, class V>
 static void layer_forward(const Layer<typename V::type>& layer) {
   using T = typename V::type;
+  using Weights = PackedWeights<Cell, V>;
   const Shape& s = layer.shape;
-  constexpr int G = Cell::gates;
-  int64_t H = s.H, out = s.P ? s.P : s.H;
-  if (s.T == 1 && s.B <= 12 && !s.P) {
+  if (s.T == 1 && s.B <= 12 && !s.P && !layer.packed) {
     for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
     return;
   }
-  Panels<V> of_x(G * H, 1, s.I), of_h(H, G, out), of_r(s.P, 1, H);
-  int64_t size = of_x.size() + of_h.size() + of_r.size() + G * H + V::lanes;
-  Buffer<T> packed(size * layer.directions);
-  Matrix<V> x[2] = {{of_x}, {of_x}}, h[2] = {{of_h}, {of_h}}, r[2] = {{of_r}, {of_r}};
-  T* bias[2] = {};
-  in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
-    const Direction<T>& d = layer.direction[i];
-    x[i].packed = packed + i * size, h[i].packed = x[i].packed + of_x.size(), r[i].packed = h[i].packed + of_h.size();
-    x[i].pack(d.w_ih, 0, s.I, 1, s.total());
-    h[i].pack(d.w_hh, H * out, out, 1, s.total());
-    if (d.w_hr) r[i].pack(d.w_hr, 0, H, 1, s.total());
-    if (!d.b_ih) return;
-    bias[i] = r[i].packed + of_r.size();
-    for (int64_t j = 0; j < G * H; j++) bias[i][j] = d.b_ih[j] + (Cell::h_column[j / H] == j / H ? d.b_hh[j] : 0);
-  });
-  int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * G * H * (s.I + out));
+  int64_t size = Weights(s, nullptr).size;
+  Buffer<T> scratch(layer.packed ? 1 : size * layer.directions);
+  T* memory = layer.packed ? layer.packed : scratch;
+  Weights weights[2] = {{s, memory}, {s, memory + size}};
+  if (!layer.packed) in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i]); });
+  int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * Cell::gates * s.H * (s.I + (s.P ? s.P : s.H)));
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
     int64_t of = i / chunks;
-    Forward<Cell, V>(s, layer.direction[of]).run(chunk(s, i % chunks, chunks), x[of], h[of], r[of], bias[of]);
+    const Weights& w = weights[of];
+    Direction<T> d = layer.direction[of];
+    if (layer.packed && d.b_hh) d.b_hh = w.b_hh;
+    Forward<Cell, V>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr);
   });
+}
+
+// Packs the weights of a layer's one direction to where layer.packed says; gives the size of that in any case.
+template <class Cell, class V>
+static int64_t layer_pack(const Layer<typename V::type>& layer) {
+  PackedWeights<Cell, V> weights(layer.shape, layer.packed);
+  if (layer.packed) weights.fill(layer.shape, layer.direction[0]);
+  return weights.size;
 }

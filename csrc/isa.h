@@ -25,24 +25,29 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "backward.h"
 #include "cells/all.h"
 
+enum Task { forward, backward, pack };
+
 // Short vectors for small layers: most lanes of a long one would be empty.
-template <class Cell, class T, bool backward>
-static void layer(const Layer<T>& call) {
+template <class Cell, class T, Task task, class V>
+static auto layer_with(const Layer<T>& call) {
+  if constexpr (task == forward) return layer_forward<Cell, V>(call);
+  else if constexpr (task == backward) return layer_backward<Cell, V>(call);
+  else return layer_pack<Cell, V>(call);
+}
+template <class Cell, class T, Task task>
+static auto layer(const Layer<T>& call) {
   constexpr int lanes = TORCHRNN_VECTOR_BYTES / sizeof(T);
   if constexpr (lanes > 4) {
-    if (call.shape.H <= 4) {
-      if constexpr (backward) return layer_backward<Cell, Vec<T, 4>>(call);
-      else return layer_forward<Cell, Vec<T, 4>>(call);
-    }
+    if (call.shape.H <= 4) return layer_with<Cell, T, task, Vec<T, 4>>(call);
   }
-  if constexpr (backward) layer_backward<Cell, Vec<T, lanes>>(call);
-  else layer_forward<Cell, Vec<T, lanes>>(call);
+  return layer_with<Cell, T, task, Vec<T, lanes>>(call);
 }
 
 template <class Cell>
 static constexpr CellKernels kernels_of(const char* name) {
-  return {name, Cell::gates, Cell::states, Cell::saved, Cell::columns, layer<Cell, float, false>,
-          layer<Cell, float, true>, layer<Cell, double, false>, layer<Cell, double, true>};
+  return {name, Cell::gates, Cell::states, Cell::saved, Cell::columns, layer<Cell, float, forward>,
+          layer<Cell, float, backward>, layer<Cell, double, forward>, layer<Cell, double, backward>,
+          layer<Cell, float, pack>, layer<Cell, double, pack>};
 }
 
 #define TORCHRNN_ROW(cell) kernels_of<cell>(#cell),

@@ -5,7 +5,8 @@
 
 namespace torchrnn {
 
-// One cell: its constants, and its layer forward and backward for both number types.
+// One cell: its constants, and for both number types its layer forward and backward, and the packing of weights for many
+// steps, which gives their size and packs where there is a place.
 struct CellKernels {
   const char* name;
   int gates, states, saved, columns;
@@ -13,6 +14,8 @@ struct CellKernels {
   void (*backward_float)(const Layer<float>&);
   void (*forward_double)(const Layer<double>&);
   void (*backward_double)(const Layer<double>&);
+  int64_t (*pack_float)(const Layer<float>&);
+  int64_t (*pack_double)(const Layer<double>&);
 };
 
 struct Kernels {

@@ -74,6 +74,7 @@ struct Layer {
   int directions;
   Direction<T> direction[2];
   Parallel parallel;
+  T* packed;  // the weights of the one direction as `pack` has left them, b_hh among them; null: packed for this call
 };
 
 }  // namespace torchrnn

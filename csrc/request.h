@@ -10,6 +10,8 @@ inline void forward(const CellKernels& c, const Layer<float>& l) { c.forward_flo
 inline void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
 inline void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
 inline void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
+inline int64_t pack(const CellKernels& c, const Layer<float>& l) { return c.pack_float(l); }
+inline int64_t pack(const CellKernels& c, const Layer<double>& l) { return c.pack_double(l); }
 
 // One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand. A single step is a
 // layer of one step and one direction whose tensors lack those two dimensions.

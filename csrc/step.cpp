@@ -35,7 +35,12 @@ struct Result {
   }
 };
 
-// What both operators begin with: cell, x, h, c, w_ih, w_hh, b_ih, b_hh, bias. A cell of one state has its only one in
+static const CellKernels& numbered(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number < kernels().count, "torchrnn has no cell of the number ", number);
+  return kernels().cells[number];
+}
+
+// What the operators begin with: cell, x, h, c, w_ih, w_hh, b_ih, b_hh, bias. A cell of one state has its only one in
 // the place of c, too; without biases weights stand in their place.
 struct Step {
   static constexpr int COUNT = 9;
@@ -55,11 +60,6 @@ struct Step {
     if (!bias) weights.pop_back(), weights.pop_back();
     STD_TORCH_CHECK((int)states.size() == cell.states && states[0].dim() == 2, "step takes one or two states (B, H), ",
                     cell.name, " has ", cell.states);
-  }
-
-  static const CellKernels& numbered(int64_t number) {
-    STD_TORCH_CHECK(number >= 0 && number < kernels().count, "torchrnn has no cell of the number ", number);
-    return kernels().cells[number];
   }
 };
 
@@ -117,9 +117,60 @@ static void backward_step(const Step& given, StableIValue* stack) {
   for (int i = 0; i < 7; i++) results[i].leave(stack[i]);
 }
 
+// The weights, packed for many steps.
+template <class T>
+static Tensor pack_weights(const Step& given) {
+  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Tensor packed = fresh(given.x, {pack(given.cell, request.layer)});
+  request.layer.packed = packed.mutable_data_ptr<T>();
+  pack(given.cell, request.layer);
+  return packed;
+}
+
+// One step with packed weights: the new states, bit for bit those of the same step within a sequence.
+template <class T>
+static void forward_packed(const CellKernels& cell, const Tensor& packed, const Tensor& x, const Tensor* states, bool bias,
+                           StableIValue* stack) {
+  STD_TORCH_CHECK(x.dim() == 2 && states[0].dim() == 2, "packed_step takes x (B, I) and states (B, H)");
+  Layer<T> layer{};
+  int64_t B = x.size(0), I = x.size(1), H = states[0].size(1);
+  layer.shape = {1, B, I, H, 0, nullptr, nullptr};
+  layer.directions = 1;
+  layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
+  expect(packed, {pack(cell, layer)}, "what was packed");
+  layer.packed = const_cast<T*>(packed.const_data_ptr<T>());
+  Direction<T>& d = layer.direction[0];
+  d.x = {x.const_data_ptr<T>(), 0, x.stride(0), nullptr};
+  if (bias) d.b_hh = layer.packed;
+  Result results[2];
+  for (int k = 0; k < cell.states; k++) {
+    expect(states[k], {B, H}, "a state");
+    d.initial[k] = states[k].const_data_ptr<T>();
+    d.final[k] = results[k].make<T>(x, {B, H});
+  }
+  d.y = {d.final[0], B * H, H, nullptr};
+  forward(cell, layer);
+  for (int i = 0; i < 2; i++) results[i].leave(stack[i]);
+}
+
+static void packed_step(StableIValue* stack, uint64_t, uint64_t) {
+  const CellKernels& cell = numbered(to<int64_t>(stack[0]));
+  Tensor packed = to<Tensor>(stack[1]), x = dense_rows(to<Tensor>(stack[2]));
+  Tensor states[2] = {dense(to<Tensor>(stack[3])), dense(to<Tensor>(stack[4]))};
+  STD_TORCH_CHECK(cell.states <= 2, "packed_step takes cells of one or two states");
+  auto f = x.scalar_type() == ScalarType::Double ? forward_packed<double> : forward_packed<float>;
+  f(cell, packed, x, states, to<bool>(stack[5]), stack);
+}
+
+static void pack_step(StableIValue* stack, uint64_t, uint64_t) {
+  Step given(stack);
+  auto f = given.is_double ? pack_weights<double> : pack_weights<float>;
+  stack[0] = torch::stable::detail::from(f(given));
+}
+
 // A cell's number of states, and how many numbers a step keeps for each unit: the fake kernels ask.
 static std::tuple<int64_t, int64_t> numbers(int64_t number) {
-  const CellKernels& cell = Step::numbered(number);
+  const CellKernels& cell = numbered(number);
   return {cell.states, cell.saved + cell.states};
 }
 
@@ -144,6 +195,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
       "step_backward(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, "
       "bool bias, Tensor kept, Tensor? dh, Tensor? dc, int needs) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "pack(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias) "
+      "-> Tensor");
+  m.def("packed_step(int cell, Tensor packed, Tensor x, Tensor h, Tensor c, bool bias) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numbers", TORCH_BOX(&torchrnn::numbers)); }
@@ -151,4 +206,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numb
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("step", &torchrnn::step);
   m.impl("step_backward", &torchrnn::step_backward);
+  m.impl("pack", &torchrnn::pack_step);
+  m.impl("packed_step", &torchrnn::packed_step);
 }
