@@ -117,6 +117,7 @@ struct Backward : Sweep<Cell, V> {
     for (int k = 1; k < S; k++) {
       const T* from = last ? (d.dfinal[k] ? d.dfinal[k] + r * H : nullptr) : carry[k] + r * H;
       dnow[k] = from ? load<V, full>(from + unit, lanes) : splat<V>(0);
+      if (d.dall[k]) dnow[k] = dnow[k] + load<V, full>(d.dall[k] + n * H + unit, lanes);
     }
     for (int j = 0; j < saved; j++) keep[j] = load<V, full>(d.keep + (n * saved + j) * H + unit, lanes);
     for (int k = 0; k < S; k++) {

@@ -49,12 +49,13 @@ struct Direction {
   Rows<T> y;                     // (…, P), without projection (…, H)
   const T* initial[MAX_STATES];  // as y (B, …), then (B, H)
   T* final[MAX_STATES];
-  T* sequence[MAX_STATES];       // training: states after the first at every step, (N, H)
+  T* sequence[MAX_STATES];       // training, or if asked for: states after the first at every step, (N, H)
   T* keep;                       // training: (N, saved, H)
   T* unprojected;                // training with projection: (N, H)
   // backward
   Rows<const T> dy;              // base null: zeros
   const T* dfinal[MAX_STATES];   // null: zeros
+  const T* dall[MAX_STATES];     // of the states after the first at every step; null: zeros
   T* dinitial[MAX_STATES];
   T* da;                         // scratch: gradients of the pre-activations, (N, columns, H)
   T* dprojected;                 // scratch with projection: (N, P)

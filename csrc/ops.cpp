@@ -34,21 +34,28 @@ static const CellKernels& known(const std::string& cell) {
 // Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
 static int64_t saved(const std::string& cell) { return known(cell).saved; }
 
-// Output, final states, and in training what backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
+// Output, final states, if asked for the states after the first at all steps, each (D, N, H), and in training what
+// backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
 template <class T>
 static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                          const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
+                          const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all) {
   Request<T> request(cell, x, states, weights, batch_sizes, bias);
   Layer<T>& layer = request.layer;
   int64_t width = layer.directions * request.out;
   Tensors results;
-  results.reserve((size_t)cell.states + 2);
+  results.reserve((size_t)cell.states * 2 + 2);
   if (batch_sizes.has_value()) results.push_back(fresh(x, {request.N, width}));
   else if (!request.one_step) results.push_back(fresh(x, {layer.shape.T, layer.shape.B, width}));
   size_t first = results.size();
   for (int k = 0; k < cell.states; k++)
     results.push_back(request.one_step ? fresh(x, {layer.shape.B, request.width(k)})
                                        : fresh(x, {layer.directions, layer.shape.B, request.width(k)}));
+  size_t first_all = results.size();
+  STD_TORCH_CHECK(!all || !request.one_step, "the states of all steps are those of a layer");
+  for (int k = 1; all && k < cell.states; k++) results.push_back(fresh(x, {layer.directions, request.N, layer.shape.H}));
+  auto all_states = [&](int k, int d) {
+    return results[first_all + (size_t)k - 1].template mutable_data_ptr<T>() + d * request.N * layer.shape.H;
+  };
   T* reserve = nullptr;
   if (training) {
     results.push_back(fresh_as(results[0]));
@@ -56,14 +63,20 @@ static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensor
     reserve = results.back().template mutable_data_ptr<T>();
   }
   request.set_outputs(results[0].template mutable_data_ptr<T>(), reserve);
-  for (int d = 0; d < layer.directions; d++)
+  for (int d = 0; d < layer.directions; d++) {
+    Direction<T>& to = layer.direction[d];
     for (int k = 0; k < cell.states; k++)
-      layer.direction[d].final[k] = results[first + (size_t)k].template mutable_data_ptr<T>() + d * request.row(k);
+      to.final[k] = results[first + (size_t)k].template mutable_data_ptr<T>() + d * request.row(k);
+    for (int k = 1; all && !training && k < cell.states; k++) to.sequence[k] = all_states(k, d);
+  }
   forward(cell, layer);
-  // backward reads the outputs, and the user may change his in place, as with torch.nn
-  if (training)
-    std::memcpy(results[results.size() - 2].template mutable_data_ptr<T>(), results[0].template const_data_ptr<T>(),
-                (size_t)(request.N * width) * sizeof(T));
+  if (!training) return results;
+  // backward reads what was computed, and the user may change his in place, as with torch.nn
+  std::memcpy(results[results.size() - 2].template mutable_data_ptr<T>(), results[0].template const_data_ptr<T>(),
+              (size_t)(request.N * width) * sizeof(T));
+  for (int d = 0; all && d < layer.directions; d++)
+    for (int k = 1; k < cell.states; k++)
+      std::memcpy(all_states(k, d), layer.direction[d].sequence[k], (size_t)(request.N * layer.shape.H) * sizeof(T));
   return results;
 }
 
@@ -72,7 +85,7 @@ template <class T>
 static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                            const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y, const Tensor& reserve,
                            const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
-                           const std::vector<int64_t>& needs) {
+                           const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
   Request<T> request(cell, x, states, weights, batch_sizes, bias);
   Layer<T>& layer = request.layer;
   const Shape& s = layer.shape;
@@ -105,6 +118,12 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
   if (dy.has_value()) above = dense_rows(*dy);
   Tensors ends;
   for (size_t k = 0; k < S; k++) ends.push_back(dfinal[k].has_value() ? dense(*dfinal[k]) : y);
+  Tensors throughout;  // gradients of the states at all steps
+  for (size_t k = 1; k < S && !dall.empty(); k++) {
+    STD_TORCH_CHECK(dall.size() == S - 1, "a gradient is missing");
+    if (dall[k - 1].has_value()) expect(*dall[k - 1], {layer.directions, request.N, s.H}, "the gradient of all states");
+    throughout.push_back(dall[k - 1].has_value() ? dense(*dall[k - 1]) : y);
+  }
   Tensor scratch = fresh(x, {layer.directions * request.N * (cell.columns * s.H + s.P)});
   T* at = scratch.mutable_data_ptr<T>();
   for (int d = 0; d < layer.directions; d++) {
@@ -117,6 +136,8 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
     to.add_dx = d == 1;
     for (size_t k = 0; k < S; k++) {
       if (dfinal[k].has_value()) to.dfinal[k] = ends[k].template const_data_ptr<T>() + d * request.row((int)k);
+      if (k && !dall.empty() && dall[k - 1].has_value())
+        to.dall[k] = throughout[k - 1].template const_data_ptr<T>() + d * request.N * s.H;
       if (T* p = pointer(1 + k)) to.dinitial[k] = p + d * request.row((int)k);
     }
     size_t w = 1 + S + (size_t)(d * request.per_direction);
@@ -134,17 +155,18 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
 }
 
 static Tensors forward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                           const std::optional<Tensor>& batch_sizes, bool bias, bool training) {
+                           const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all) {
   auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, training);
+  return f(known(cell), x, states, weights, batch_sizes, bias, training, all);
 }
 
 static Tensors backward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                             const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y,
                             const Tensor& reserve, const std::optional<Tensor>& dy,
-                            const std::vector<std::optional<Tensor>>& dfinal, const std::vector<int64_t>& needs) {
+                            const std::vector<std::optional<Tensor>>& dfinal,
+                            const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
   auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, needs);
+  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs);
 }
 
 }  // namespace torchrnn
@@ -154,11 +176,12 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("number(str cell) -> int");
   m.def("saved(str cell) -> int");
   m.def(
-      "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training) "
+      "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training, "
+      "bool all) "
       "-> Tensor[]");
   m.def(
       "layer_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, Tensor y, "
-      "Tensor reserve, Tensor? dy, Tensor?[] dfinal, int[] needs) -> Tensor[]");
+      "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {

@@ -17,8 +17,12 @@ def layer(
     batch_sizes: Tensor | None,
     bias: bool,
     training: bool,
+    all: bool,
 ) -> list[Tensor]:
-    """Output and final states, and in training what backward needs; a single step has no output beside its states."""
+    """Output, final states, all states if asked for, and in training what backward needs.
+
+    A single step has no output beside its states.
+    """
     one_step = states[0].dim() == 2
     D = 1 if one_step else states[0].size(0)
     per_direction = len(weights) // D
@@ -27,9 +31,10 @@ def layer(
     H = weights[per_direction - 1].size(1) if projected else P
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
+    N = x.numel() // x.size(-1)
+    results += [x.new_empty((D, N, H)) for _ in states[1:] if all]
     if training:
         results.append(x.new_empty(results[0].shape))
-        N = x.numel() // x.size(-1)
         kept = torch.ops.torchrnn.saved(cell) + len(states) - 1 + projected
         results.append(x.new_empty((D * N * H * kept,)))
     return results
@@ -47,6 +52,7 @@ def layer_backward(
     reserve: Tensor,
     dy: Tensor | None,
     dfinal: Sequence[Tensor | None],
+    dall: Sequence[Tensor | None],
     needs: Sequence[int],
 ) -> list[Tensor]:
     """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""

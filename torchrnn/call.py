@@ -41,6 +41,7 @@ class Call(NamedTuple):
     bidirectional: bool = False
     batch_sizes: Tensor | None = None  # packed: (T,), rows still running at each step
     one_step: bool = False
+    all_states: bool = False  # wanted of every step, by `run_all`
 
 
 class Explanation(NamedTuple):

@@ -21,6 +21,8 @@ def refuses(call: Call) -> str | None:
     name = call.cell.name
     if name not in _LAYERS:
         return f"torch has no kernel for the cell {name!r}"
+    if call.all_states:
+        return "torch's kernels keep the states of all steps to themselves"
     if not call.one_step and not call.x.numel():
         return "the input is empty, which torch's kernels refuse"
     return transform()

@@ -84,29 +84,46 @@ def refuses(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
+    if call.one_step:
+        return _step(call) if len(call.states) <= 2 else _long_step(call)
+    return run_all(call)[:2]
+
+
+def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Output, final states, and the last layer's states at all steps if wanted; shapes as in the reference."""
     stored, computed = call.x.dtype, _COMPUTED_IN[call.x.dtype]
     if stored is not computed:
         x, states, weights = call.x.to(computed), call.states, call.weights
         states, weights = ([None if t is None else t.to(computed) for t in ts] for ts in (states, weights))
-        y, states = run(call._replace(x=x, states=tuple(states), weights=weights))
-        return y.to(stored), tuple(s.to(stored) for s in states)
-    if call.one_step:
-        return _step(call) if len(call.states) <= 2 else _long_step(call)
-    D = 2 if call.bidirectional else 1
+        y, *more = run_all(call._replace(x=x, states=tuple(states), weights=weights))
+        finals, everything = (tuple(s.to(stored) for s in states) for states in more)
+        return y.to(stored), finals, everything
+    D, S = 2 if call.bidirectional else 1, len(call.states)
     per_layer = len(call.weights) // call.num_layers
     y, finals = call.x, []
+    rest: tuple[Tensor, ...] = ()
     for layer in range(call.num_layers):
         states = call.states
         if call.num_layers > 1:
             states = tuple(s[layer * D : (layer + 1) * D] for s in states)
         weights = call.weights[layer * per_layer : (layer + 1) * per_layer]
-        y, *final = _layer(call, y, states, weights)
-        finals.append(final)
+        y, *results = _layer(call, y, states, weights)
+        finals.append(results[:S])
+        rest = tuple(results[S:])
         if call.dropout and layer < call.num_layers - 1:
             y = F.dropout(y, call.dropout)
+    if call.all_states:
+        rest = _everything(y, rest, D)
     if call.num_layers == 1:
-        return y, tuple(finals[0])
-    return y, tuple(torch.cat(s) for s in zip(*finals, strict=True))
+        return y, tuple(finals[0]), rest
+    return y, tuple(torch.cat(s) for s in zip(*finals, strict=True)), rest
+
+
+def _everything(y: Tensor, rest: Sequence[Tensor], D: int) -> tuple[Tensor, ...]:
+    """The states at all steps as in the reference: the first is the output, the others come (D, N, H)."""
+    steps = y.shape[:-1]
+    first = y.unflatten(-1, (D, -1)).movedim(-2, 0)
+    return (first, *(s.view(D, *steps, -1) for s in rest))
 
 
 def _step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -143,7 +160,7 @@ def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Te
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
         return _apply_layer(call, x, *states, *weights)
-    return _operators.layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False)
+    return _operators.layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False, call.all_states)
 
 
 class _Step(torch.autograd.Function):
@@ -186,7 +203,7 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
         *results, outputs, reserve = _operators.layer(
-            call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True
+            call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True, call.all_states
         )
         ctx.save_for_backward(x, *tensors, outputs, reserve)
         # not the call itself: it would hold tensors past the hooks of saved tensors
@@ -201,10 +218,11 @@ class _Layer(torch.autograd.Function):
         if torch.is_grad_enabled() or any(_batched(g) for g in gradients if g is not None):
             call = Call(ctx.cell, x, (), (), ctx.bias, batch_sizes=ctx.batch_sizes, one_step=ctx.one_step)
             return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
-        dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1:])
         S = len(ctx.cell.states)
+        dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1 : 1 + S])
+        dall = () if ctx.one_step else gradients[1 + S :]
         found = _operators.layer_backward(
-            ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, needs
+            ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, dall, needs
         )
         return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))
 
@@ -247,11 +265,10 @@ def _reference_gradients(
     S = len(call.cell.states)
     states, weights = tuple(inputs[1 : 1 + S]), inputs[1 + S :]
     bidirectional = not call.one_step and states[0].size(0) == 2
+    call = call._replace(x=inputs[0], states=states, weights=weights, bidirectional=bidirectional)
     with torch.enable_grad():
-        y, finals = reference.run(
-            call._replace(x=inputs[0], states=states, weights=weights, bidirectional=bidirectional)
-        )
-    results = finals if call.one_step else (y, *finals)
+        y, finals, everything = reference.run_all(call._replace(all_states=len(gradients) > 1 + S))
+    results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
     outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]

@@ -24,29 +24,36 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     Returns:
         (T, B, D·H), packed (N, D·H), one step (B, H); and the states, each (L·D, B, H), one step (B, H).
     """
+    return run_all(call)[:2]
+
+
+def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Output, final states, and the last layer's states at all steps, each (D, T, B, H), packed (D, N, H)."""
     if call.one_step:
         w_ih, w_hh, *biases = call.weights
         b_ih, b_hh = biases or (None, None)
         states = call.cell(F.linear(call.x, w_ih, b_ih), F.linear(call.states[0], w_hh, b_hh), call.states)
-        return states[0], states
+        return states[0], states, ()
 
     D = 2 if call.bidirectional else 1
     per_direction = len(call.weights) // (call.num_layers * D)
     initial = list(zip(*(s.unbind(0) for s in call.states), strict=True))  # L·D tuples of (B, H)
     sizes = None if call.batch_sizes is None else call.batch_sizes.tolist()
-    y, finals = call.x, []
+    wanted = len(call.states) if call.all_states else 1
+    y, finals, everything = call.x, [], []
     for layer in range(call.num_layers):
-        outputs = []
+        everything = []  # by direction
         for direction in range(D):
             k = layer * D + direction
             weights = call.weights[k * per_direction : (k + 1) * per_direction]
-            output, final = _sweep(call.cell, y, initial[k], weights, call.bias, sizes, reverse=direction == 1)
-            outputs.append(output)
+            states, final = _sweep(call.cell, y, initial[k], weights, call.bias, sizes, wanted, reverse=direction == 1)
+            everything.append(states)
             finals.append(final)
-        y = outputs[0] if D == 1 else torch.cat(outputs, -1)
+        y = everything[0][0] if D == 1 else torch.cat([states[0] for states in everything], -1)
         if layer < call.num_layers - 1 and call.training and call.dropout:
             y = F.dropout(y, call.dropout)
-    return y, tuple(torch.stack(s) for s in zip(*finals, strict=True))
+    all_states = () if not call.all_states else tuple(torch.stack(s) for s in zip(*everything, strict=True))
+    return y, tuple(torch.stack(s) for s in zip(*finals, strict=True)), all_states
 
 
 def _sweep(
@@ -56,10 +63,11 @@ def _sweep(
     weights: Sequence[Any],
     bias: bool,
     sizes: list[int] | None,
+    wanted: int,
     *,
     reverse: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer and direction over time: (T, B, I) or packed (N, I) -> the same with H, and the final states (B, H).
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """One layer and direction over time: (T, B, I) or packed (N, I) -> its first states, the same with H, and the last.
 
     In a packed batch the rows are sorted by length: going forward the rows that end leave at the bottom, going
     backward they join there.
@@ -85,11 +93,12 @@ def _sweep(
         states = cell(x_t, F.linear(states[0], w_hh, b_hh), states)
         if w_hr is not None:
             states = (F.linear(states[0], w_hr), *states[1:])
-        outputs.append(states[0])
+        outputs.append(states)
     if ended:
         states = tuple(torch.cat(parts) for parts in zip(states, *reversed(ended), strict=True))
     if reverse:
         outputs.reverse()
     if not outputs:
-        return x[..., : states[0].size(-1)], states  # empty, yet differentiable
-    return torch.stack(outputs) if sizes is None else torch.cat(outputs), states
+        return tuple(x[..., : s.size(-1)] for s in states[:wanted]), states  # empty, yet differentiable
+    join = torch.stack if sizes is None else torch.cat
+    return tuple(join([step[k] for step in outputs]) for k in range(wanted)), states
