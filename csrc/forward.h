@@ -180,7 +180,7 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   using T = typename V::type;
   using Weights = PackedWeights<Cell, V>;
   const Shape& s = layer.shape;
-  if (s.T == 1 && s.B <= 12 && !s.P && !layer.packed) {
+  if (s.T == 1 && s.B <= 12 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
     for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
     return;
   }
