@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import check
 from torchrnn.backends import cpu
-from torchrnn.call import choose
+from torchrnn.call import Call, choose
 from torchrnn.layer import Recurrent
 from torchrnn.state import detach
 
@@ -130,3 +131,46 @@ class Stream:
     def refresh(self) -> None:
         """Pack the weights anew at the next step, after a change that torch does not count."""
         self._packed = None
+
+    def _packed_step(self, x: Tensor) -> Tensor | None:
+        """The next step by packed weights, or None where the layer or the call is not for them."""
+        weights = self.layer._flat_weights
+        packed = self._packed
+        if packed is None or not packed.current(weights):
+            packed = self._packed = pack(self.layer, weights)
+        steps = self._steps
+        if steps is None:
+            steps = self._steps_of(x)
+        w = weights[0]
+        if x.shape != (steps[0][0].size(0), self.layer.input_size) or x.dtype is not w.dtype or not packed.by_layer:
+            return None  # the layer's own way, or its message
+        call = Call(self.layer.cell, x, steps[0], weights, self.layer.bias is not False, one_step=True)
+        if choose(call) is not cpu:
+            return None
+        self._steps = []
+        for k, (h, c) in enumerate(steps):
+            x, c = cpu.packed_step(call.cell, packed.by_layer[k], x, h, c, call.bias)
+            self._steps.append((x, x if c is None else c))
+        return x
+
+    def _steps_of(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The state as the packed kernels take it: for each layer the first and the last of the states, (B, H)."""
+        call, _ = self.layer.request(x.unsqueeze(0), self._state)
+        return [(call.states[0][k], call.states[-1][k]) for k in range(self.layer.num_layers)]
+
+
+class _Packed(NamedTuple):
+    """The weights of a layer packed for many steps, and what they were packed from."""
+
+    weights: Sequence[Tensor]
+    versions: list[int]
+    places: list[int]
+    by_layer: list[Tensor]  # empty: not for this layer
+
+    def current(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are the weights that were packed, unchanged as far as torch counts."""
+        return (
+            all(map(is_, weights, self.weights))
+            and [w._version for w in weights] == self.versions
+            and [w.data_ptr() for w in weights] == self.places
+        )
