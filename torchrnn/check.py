@@ -191,7 +191,7 @@ def _cell_state(cell: RecurrentCell, k: int, name: str, state: Tensor, x: Tensor
             f"is (B, H), without the dimension of layers that a layer's has; got {_shape(state)}"
         )
     expected = (*x.shape[:-1], width)
-    if state.shape == expected:
+    if state.shape == expected or (x.dim() == 2 and state.shape == (1, width)):  # one of batch 1 is for all rows
         return
     detail = f"{name} must be {'(B, H)' if x.dim() == 2 else '(H,)'} = {expected}, got {_shape(state)}"
     if state.dim() == x.dim() == 2 and state.size(0) != x.size(0):

@@ -130,8 +130,8 @@ def nested(layer: Recurrent, input: Tensor, weight: Tensor) -> None:
     """Check a nested tensor."""
     if input.layout != torch.jagged:
         raise TypeError(
-            "input must be a Tensor or a nested tensor of the jagged layout, got a nested tensor of the strided one: use "
-            " torch.nested.nested_tensor(list, layout=torch.jagged), or input.to_padded_tensor(0.0) with lengths="
+            "input must be a Tensor or a nested tensor of the jagged layout, got a nested tensor of the strided one: "
+            "use torch.nested.nested_tensor(list, layout=torch.jagged), or input.to_padded_tensor(0.0) with lengths="
         )
     if input.dim() != 3 or input._ragged_idx != 1:  # pyright: ignore[reportAttributeAccessIssue]
         raise ArgumentError(

@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def of_rows(lengths: Tensor, first: Tensor, stride: int, M: int) -> Plan:
-    """One segment a row: ``lengths`` (B,) steps, the first of them ``first`` (B,) in the input, then every ``stride``-th."""
+    """One segment a row: ``lengths`` (B,) steps, from step ``first`` (B,) of the input on every ``stride``-th."""
     return _of_rows(lengths, M, *_pack(lengths, first, stride))
 
 
@@ -114,7 +114,7 @@ def _sources(reset: Tensor, to_zero: bool, row: Tensor, last: Tensor) -> list[tu
 
 
 def _pack(lengths: Tensor, first: Tensor, stride: int) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
-    """Segments packed: their order and rank, how many have steps, batch sizes, steps (N,); arguments as in `of_rows`."""
+    """Segments packed, with arguments as in `of_rows`: order, rank, how many have steps, batch sizes, steps (N,)."""
     ordered, order = lengths.sort(descending=True, stable=True)
     numbers = torch.arange(max(int(lengths.sum()), lengths.numel()))
     rank = torch.empty_like(order).scatter_(0, order, numbers[: order.numel()])

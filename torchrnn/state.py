@@ -116,9 +116,8 @@ def _rows(output: Any, lengths: Any, batch_first: bool) -> _Rows:
         for k, x in enumerate(output):
             if not isinstance(x, Tensor) or x.dim() != 2:
                 came = f"Tensor {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-                raise TypeError(
-                    f"output must be a Tensor or a list of Tensors (T_i, F), got {came} at {k}{_of_call(k)}"
-                )
+                hint = ": a layer's result is (output, states); pass its first item" if k < 2 else ""
+                raise TypeError(f"output must be a Tensor or a list of Tensors (T_i, F), got {came} at {k}{hint}")
         if not output:
             raise ArgumentError("output must be a list of at least one Tensor (T_i, F), got an empty one")
         sizes = torch.tensor([len(x) for x in output])
@@ -137,10 +136,6 @@ def _rows(output: Any, lengths: Any, batch_first: bool) -> _Rows:
 def _alone(lengths: Any, came: str) -> None:
     if lengths is not None:
         raise ArgumentError(f"lengths goes with a padded output; output is {came}, which has its own")
-
-
-def _of_call(k: int) -> str:
-    return ": a layer's result is (output, states); pass its first item" if k < 2 else ""
 
 
 def _packed(output: PackedSequence) -> _Rows:
