@@ -162,9 +162,7 @@ def _gradients(results: Any, weights: list[Tensor], inputs: dict[str, Tensor]) -
     pairs = [(r, w) for r, w in zip(results, weights, strict=True) if r.requires_grad]
     if not pairs:
         return {name: torch.zeros_like(t) for name, t in inputs.items()}
-    found = torch.autograd.grad(
-        [r for r, _ in pairs], list(inputs.values()), [w for _, w in pairs], allow_unused=True
-    )
+    found = torch.autograd.grad([r for r, _ in pairs], list(inputs.values()), [w for _, w in pairs], allow_unused=True)
     return {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(inputs.items(), found, strict=True)}
 
 

@@ -86,7 +86,7 @@ def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bo
     given = given.detach().to("cpu")
     if len(batch) != 1:
         given = given.reshape(prod(batch), T) if batch_first else given.reshape(T, prod(batch))
-    return given if batch_first else given.t().contiguous()
+    return (given if batch_first else given.t()).contiguous()
 
 
 def _flags_hint(name: str, given: Tensor, shape: tuple[int, ...], batch_first: bool) -> str:
