@@ -113,7 +113,7 @@ def sequences(layer: Recurrent, input: Any, weight: Tensor) -> list[Tensor]:
         if not isinstance(x, Tensor):
             nested = isinstance(x, (list, tuple))
             hint = (
-                ": a layer's result is (output, states); pass its first item" if nested else ": use torch.tensor(input)"
+                ": a layer's result is (output, states); pass its first item" if result else ": use torch.tensor(input)"
             )
             came = f"a {kind} with {type(x).__name__} at {k}{hint}"
             raise TypeError(f"input must be a Tensor or a list of Tensors (T_i, I), got {came}")
@@ -130,7 +130,7 @@ def nested(layer: Recurrent, input: Tensor, weight: Tensor) -> None:
     """Check a nested tensor."""
     if input.layout != torch.jagged:
         raise TypeError(
-            "input must be a Tensor or a nested tensor of the jagged layout, got a nested tensor of the strided one: "
+            "input must be a Tensor or a nested tensor of the jagged layout, got one of the strided layout: "
             "use torch.nested.nested_tensor(list, layout=torch.jagged), or input.to_padded_tensor(0.0) with lengths="
         )
     if input.dim() != 3 or input._ragged_idx != 1:  # pyright: ignore[reportAttributeAccessIssue]

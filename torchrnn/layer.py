@@ -172,6 +172,7 @@ class Recurrent(nn.Module):
         weights = self._flat_weights
         if (
             not isinstance(input, Tensor)
+            or input.is_nested
             or input.dim() != 3
             or lengths is not None
             or mask is not None
@@ -180,7 +181,6 @@ class Recurrent(nn.Module):
             or input.shape[-1] != self.input_size
             or input.dtype != weights[0].dtype
             or input.device != weights[0].device
-            or input.is_nested
         ):
             said = sequence.Steps(lengths, mask, reset, reset_to)
             x, batch_sizes, form = sequence.enter(self, input, weights[0], said)
