@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "call": {"cell"},  # and the backends, at the first call
     "check": set(),
     "check_steps": {"check"},
-    "plan": {"call"},
+    "plan": {"_extension", "call"},
     "sequence": {"check", "check_steps", "plan"},
     "state": {"check", "check_steps"},
     "layer": {"cell", "call", "check", "sequence"},

@@ -66,7 +66,7 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
 
 
 def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bool) -> Tensor:
-    """Check a mask or resets, (T, B) or with batch_first (B, T); give them as (B, T) on the CPU."""
+    """Check a mask or resets, (T, B) or with batch_first (B, T); give them as (B, T) on the CPU, in any strides."""
     shape = (*batch, T) if batch_first else (T, *batch)
     dims = _letters(batch)[1:-1].strip(",")
     letters = (
@@ -86,7 +86,7 @@ def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bo
     given = given.detach().to("cpu")
     if len(batch) != 1:
         given = given.reshape(prod(batch), T) if batch_first else given.reshape(T, prod(batch))
-    return (given if batch_first else given.t()).contiguous()
+    return given if batch_first else given.t()
 
 
 def _flags_hint(name: str, given: Tensor, shape: tuple[int, ...], batch_first: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchrnn import _extension
 from torchrnn.call import transform
 
 
@@ -37,13 +38,52 @@ class Plan(NamedTuple):
         return self._replace(steps=self.steps.to(device), places=self.places.to(device), begin=begin, end=end)
 
 
-def of_rows(lengths: Tensor, first: Tensor, stride: int, M: int) -> Plan:
-    """One segment a row: ``lengths`` (B,) steps, from step ``first`` (B,) of the input on every ``stride``-th."""
-    return _of_rows(lengths, M, *_pack(lengths, first, stride))
+def make(
+    B: int,
+    T: int,
+    M: int,
+    batch_first: bool,
+    lengths: Tensor | None,
+    first: Tensor | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+    to_zero: bool = True,
+    D: int = 1,
+) -> Plan:
+    """The plan of B rows.
+
+    Args:
+        B: rows.
+        T: steps of each row, where ``lengths`` does not say.
+        M: steps of the input in all. Where they stand: step t of row b is t·B + b, with ``batch_first`` b·T + t.
+        batch_first: see M.
+        lengths: (B,) int64 on the CPU, as all that follows: what is beyond does not exist, neither steps nor resets.
+        first: (B,) where each row begins, if not at step b or b·T.
+        mask: (B, T) bool: steps where it is False are left out.
+        reset: (B, T) bool: a segment begins there, beside those that begin at each row's first step.
+        to_zero: whether the segments that begin at a reset start from zeros, not from the state given for their row.
+        D: directions. Where there is no reset, both are alike.
+    """
+    if reset is None:
+        D = 1
+    native = _extension.missing() is None and torch._C._get_tracing_state() is None and transform() is None
+    if native and not torch.compiler.is_compiling():
+        given = (B, T, M, batch_first, lengths, first, mask, reset, to_zero, D)
+        steps, places, batch_sizes, begin, end, idle = torch.ops.torchrnn.plan.default(*given)
+        fresh = to_zero and reset is not None
+        return Plan(steps, places, batch_sizes, begin.unbind(0), end.unbind(0), begin.size(1), fresh, idle)
+    if reset is not None:
+        return _of_resets(reset, to_zero, D, batch_first, lengths, mask)
+    if mask is not None:
+        return _of_mask(mask, batch_first)
+    if lengths is None:
+        lengths = torch.full((B,), T)
+    if first is None:
+        first = torch.arange(B) * (T if batch_first else 1)
+    return _of_rows(lengths, M, *_pack(lengths, first, 1 if batch_first else B))
 
 
-def of_mask(mask: Tensor, batch_first: bool) -> Plan:
-    """One segment a row: its steps where ``mask`` (B, T) is True."""
+def _of_mask(mask: Tensor, batch_first: bool) -> Plan:
     lengths = mask.sum(1)
     *packed, steps = _pack(lengths, lengths.cumsum(0) - lengths, 1)
     return _of_rows(lengths, mask.numel(), *packed, _valid(mask, batch_first).index_select(0, steps))
@@ -56,23 +96,19 @@ def _of_rows(lengths: Tensor, M: int, order: Tensor, rank: Tensor, S: int, batch
     return Plan(steps, _places(steps, M), batch_sizes, (order[:S],), (end,), S, False, S < B)
 
 
-def of_resets(
-    reset: Tensor, to_zero: bool, D: int, batch_first: bool, lengths: Tensor | None = None, mask: Tensor | None = None
+def _of_resets(
+    reset: Tensor, to_zero: bool, D: int, batch_first: bool, lengths: Tensor | None, mask: Tensor | None
 ) -> Plan:
-    """Segments of each row begin at step 0 and where ``reset`` (B, T) is True; T, B > 0; D directions.
-
-    Steps beyond ``lengths`` (B,), and resets there, do not exist; steps where ``mask`` (B, T) is False are left out.
-    """
     B, T = reset.shape
     if lengths is not None:
         reset = reset & (torch.arange(T) < lengths.unsqueeze(1))
-    starts = reset.clone()
+    starts = reset.clone(memory_format=torch.contiguous_format)
     starts.select(1, 0).fill_(True)
     begin = starts.view(-1).nonzero().view(-1)  # (all segments,) b·T + t
     row = begin.div(T, rounding_mode="floor")
     stop = torch.cat((begin[1:], begin.new_full((1,), B * T)))
     if mask is not None:
-        before = torch.cat((begin.new_zeros(1), mask.view(-1).cumsum(0)))  # valid steps before each step
+        before = torch.cat((begin.new_zeros(1), mask.flatten().cumsum(0)))  # valid steps before each step
         begin, stop = before[begin], before[stop]
         *packed, steps = _pack(stop - begin, begin, 1)
         steps = _valid(mask, batch_first).index_select(0, steps)
@@ -114,7 +150,10 @@ def _sources(reset: Tensor, to_zero: bool, row: Tensor, last: Tensor) -> list[tu
 
 
 def _pack(lengths: Tensor, first: Tensor, stride: int) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
-    """Segments packed, with arguments as in `of_rows`: order, rank, how many have steps, batch sizes, steps (N,)."""
+    """Segments of ``lengths`` steps, from step ``first`` of the input on every ``stride``-th, packed.
+
+    Gives their order, their rank, how many have steps, the batch sizes, and the steps (N,).
+    """
     ordered, order = lengths.sort(descending=True, stable=True)
     numbers = torch.arange(max(int(lengths.sum()), lengths.numel()))
     rank = torch.empty_like(order).scatter_(0, order, numbers[: order.numel()])

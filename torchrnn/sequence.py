@@ -182,17 +182,11 @@ def _plan(said: Steps, T: int, dims: tuple[int, ...], batch_first: bool, D: int)
         return None
     if mask is not None and bool(mask.all()):
         mask = None
-    if reset is not None:
-        return plan.of_resets(reset, said.reset_to == "zero", D, batch_first, lengths, mask)
-    if mask is not None:
-        counts = mask.sum(1)
-        if not torch.equal(mask, torch.arange(T) < counts.unsqueeze(1)):
-            return plan.of_mask(mask, batch_first)
-        lengths = counts  # padding on the right only
-    if lengths is None or int(lengths.min()) == T:
+    if lengths is not None and int(lengths.min()) == T:
+        lengths = None
+    if lengths is None and mask is None and reset is None:
         return None
-    first = torch.arange(B)
-    return plan.of_rows(lengths, first * T if batch_first else first, 1 if batch_first else B, T * B)
+    return plan.make(B, T, B * T, batch_first, lengths, None, mask, reset, said.reset_to == "zero", D)
 
 
 def _planned(x: Tensor, of: Plan, batch_first: bool) -> tuple[Tensor, Tensor, Form]:
@@ -205,7 +199,7 @@ def _listed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, Form]:
     """Sequences (T_i, I), at least one."""
     sizes = [len(s) for s in sequences]
     lengths, x = torch.tensor(sizes), torch.cat(sequences)
-    of = plan.of_rows(lengths, lengths.cumsum(0) - lengths, 1, len(x))
+    of = plan.make(len(sizes), 0, len(x), True, lengths, lengths.cumsum(0) - lengths)
     return _gather(x, Planned(of, len(sizes), x.device, lambda y: list(y.split(sizes))))
 
 
@@ -218,7 +212,7 @@ def _jagged(input: Tensor) -> tuple[Tensor, Tensor, Form]:
     def restore(y: Tensor) -> Tensor:
         return torch.nested.nested_tensor_from_jagged(y, offsets, given)
 
-    of = plan.of_rows(lengths, ends[:-1], 1, len(x))
+    of = plan.make(len(lengths), 0, len(x), True, lengths, ends[:-1])
     return _gather(x, Planned(of, len(lengths), x.device, restore))
 
 
