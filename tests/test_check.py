@@ -74,6 +74,11 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "got a list with list at 0: use torch.tensor(input)",
     ),
+    "lengths of another shape": (
+        lambda: GRU(X, lengths=[[1, 2]]),
+        ArgumentError,
+        "lengths must be (B,) = (2,), got (1, 2): one length for each row of the batch",
+    ),
     "the result of an LSTM": (
         lambda: LSTM(LSTM(X)),
         ArgumentError,

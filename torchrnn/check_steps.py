@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, reset_to: Any) -> None:
     """Raise where two things are said that do not go together."""
+    if lengths is None and mask is None and reset is None and reset_to == "zero":
+        return
     if reset_to not in ("zero", "initial"):
         raise ValueError(f"reset_to must be 'zero' or 'initial', got {reset_to!r}")
     if lengths is not None and mask is not None:
@@ -45,16 +47,18 @@ def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, 
 
 def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
     """Check the lengths of a batch; give them as one dimension of int64 on the CPU."""
-    expected = f"{_letters(batch)} = {batch}"
     try:
         given = torch.as_tensor(lengths if len(lengths) else torch.zeros(batch, dtype=torch.int64))
     except (TypeError, ValueError, RuntimeError) as error:
+        expected = f"{_letters(batch)} = {batch}"
         raise TypeError(f"lengths must be {expected} integers, a Tensor or a list, got {lengths!r}") from error
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
     if given.shape != batch or (not isinstance(lengths, Tensor) and len(lengths) != batch[0]):
         came = tuple(given.shape) if len(lengths) else (0,)
-        raise ArgumentError(f"lengths must be {expected}, got {came}: one length for each row of the batch")
+        raise ArgumentError(
+            f"lengths must be {_letters(batch)} = {batch}, got {came}: one length for each row of the batch"
+        )
     given = given.detach().to("cpu", torch.int64)
     if given.numel() and (int(given.min()) < 0 or int(given.max()) > T):
         at = ((given < 0) | (given > T)).nonzero()[0].tolist()
@@ -68,10 +72,18 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
 def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bool) -> Tensor:
     """Check a mask or resets, (T, B) or with batch_first (B, T); give them as (B, T) on the CPU, in any strides."""
     shape = (*batch, T) if batch_first else (T, *batch)
-    dims = _letters(batch)[1:-1].strip(",")
-    letters = (
-        f"({', '.join(part for part in ((dims, 'T') if batch_first else ('T', dims)) if part)}{'' if dims else ','})"
-    )
+    if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != shape:
+        _wrong_flags(name, given, shape, batch_first)
+    if given.device.type != "cpu":
+        given = given.to("cpu")
+    if len(batch) != 1:
+        given = given.reshape(prod(batch), T) if batch_first else given.reshape(T, prod(batch))
+    return given if batch_first else given.t()
+
+
+def _wrong_flags(name: str, given: Any, shape: tuple[int, ...], batch_first: bool) -> None:
+    dims = ["B"] if len(shape) == 2 else [f"B{k}" for k in range(1, len(shape))]
+    letters = _tuple([*dims, "T"] if batch_first else ["T", *dims])
     if not isinstance(given, Tensor):
         came = f"{type(given).__name__}: use torch.as_tensor({name}, dtype=torch.bool)"
         raise TypeError(f"{name} must be a bool Tensor {letters} = {shape}, got {came}")
@@ -80,13 +92,8 @@ def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bo
             f"{name} must be a bool Tensor {letters} = {shape}, got {given.dtype}: if its numbers are 0 and 1, "
             f"use {name}.bool()"
         )
-    if given.shape != shape:
-        hint = _flags_hint(name, given, shape, batch_first)
-        raise ArgumentError(f"{name} must be {letters} = {shape}, got {tuple(given.shape)}{hint}")
-    given = given.detach().to("cpu")
-    if len(batch) != 1:
-        given = given.reshape(prod(batch), T) if batch_first else given.reshape(T, prod(batch))
-    return given if batch_first else given.t()
+    hint = _flags_hint(name, given, shape, batch_first)
+    raise ArgumentError(f"{name} must be {letters} = {shape}, got {tuple(given.shape)}{hint}")
 
 
 def _flags_hint(name: str, given: Tensor, shape: tuple[int, ...], batch_first: bool) -> str:
@@ -111,7 +118,7 @@ def sequences(layer: Recurrent, input: Any, weight: Tensor) -> list[Tensor]:
     for k, x in enumerate(input):
         name = f"input[{k}]"
         if not isinstance(x, Tensor):
-            nested = isinstance(x, (list, tuple))
+            result = isinstance(x, tuple) and k == 1
             hint = (
                 ": a layer's result is (output, states); pass its first item" if result else ": use torch.tensor(input)"
             )
@@ -143,6 +150,8 @@ def nested(layer: Recurrent, input: Tensor, weight: Tensor) -> None:
 
 def _letters(batch: Sequence[int]) -> str:
     """The batch dimensions in letters: (B,), (B1, B2)."""
-    if len(batch) == 1:
-        return "(B,)"
-    return f"({', '.join(f'B{k}' for k in range(1, len(batch) + 1))})"
+    return _tuple(["B"] if len(batch) == 1 else [f"B{k}" for k in range(1, len(batch) + 1)])
+
+
+def _tuple(letters: list[str]) -> str:
+    return f"({letters[0]},)" if len(letters) == 1 else f"({', '.join(letters)})"
