@@ -46,7 +46,8 @@ def loop(
     a reset at a masked step is one.
     """
     if layer.batch_first:
-        x, mask, reset = (None if t is None else t.transpose(0, 1) for t in (x, mask, reset))
+        x = x.transpose(0, 1)
+        mask, reset = (None if t is None else t.transpose(0, 1) for t in (mask, reset))
     T, B = x.shape[:2]
     length = [T] * B if lengths is None else [int(n) for n in lengths]
     states = start(layer, x, hx)
@@ -56,7 +57,7 @@ def loop(
         begins = [t < length[b] and reset is not None and bool(reset[t, b]) for t in range(T)]
         initial = [tuple(s[k, b] for s in states) for k in range(states[0].size(0))]
         rows.append(one_row(layer, x[:, b], initial, counts, begins, reset_to))
-    if not rows:
+    if not B:
         return x.new_zeros(T, 0, width(layer)).transpose(0, layer.batch_first), states
     output = torch.stack([output for output, _ in rows], 0 if layer.batch_first else 1)
     return output, tuple(
@@ -127,7 +128,7 @@ def step(layer: Any, end: str, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Te
     return new
 
 
-def tensors(states: Any) -> tuple[Tensor, ...]:
+def tensors(states: Any) -> Any:
     """The states of any layer as a tuple."""
     return tuple(states) if isinstance(states, (tuple, list)) else (states,)
 

@@ -47,7 +47,7 @@ def test_a_jagged_tensor_is_a_list(name: str, batch_first: bool) -> None:
     layer = LAYERS[name](3, 4, bidirectional=True, batch_first=batch_first, **F64)
     x, hx = sequences(), states_for(layer, 5)
     outputs, final = layer(x, hx)
-    nested = torch.nested.as_nested_tensor(x, layout=torch.jagged)
+    nested: Any = torch.nested.as_nested_tensor(x, layout=torch.jagged)
     output, states = layer(nested, hx)
     assert output.is_nested
     assert output.offsets() is nested.offsets()

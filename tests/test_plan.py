@@ -7,6 +7,7 @@ import torch
 from fused import needs_kernels
 from loop import F64, agree, states_for
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._pytree import tree_leaves, tree_map
 
 import torchrnn
 from torchrnn import _extension, plan
@@ -58,10 +59,8 @@ def test_both_makers_make_the_same(batch_first: bool, monkeypatch: pytest.Monkey
     for seed, fast in enumerate(by_library):
         slow = random_plan(seed, batch_first)[0]
         for name, a, b in zip(plan.Plan._fields, fast, slow, strict=True):
-            same = torch.utils._pytree.tree_map(
-                lambda p, q: torch.equal(p, q) if isinstance(p, torch.Tensor) else p == q, a, b
-            )
-            assert all(torch.utils._pytree.tree_leaves(same)), f"{name} of {seed}"
+            same = tree_map(lambda p, q: torch.equal(p, q) if isinstance(p, torch.Tensor) else p == q, a, b)
+            assert all(tree_leaves(same)), f"{name} of {seed}"
 
 
 def test_the_longest_comes_first_and_equals_keep_their_order(maker: str) -> None:
@@ -82,6 +81,7 @@ def test_calls_do_not_need_the_library(maker: str) -> None:
 
 @needs_kernels
 def test_the_library_reads_no_memory_that_is_not_its_own() -> None:
+    wrong: Any
     for wrong in (
         {"lengths": torch.tensor([3, 5])},
         {"lengths": torch.tensor([3, -1])},

@@ -159,7 +159,7 @@ def test_transforms_of_a_call_with_resets() -> None:
     copies = torch.func.vmap(call)(torch.stack((x, 2 * x)))
     torch.testing.assert_close(copies[1], call(2 * x), atol=1e-12, rtol=0)
     direction = torch.randn_like(x)
-    value, slope = torch.func.jvp(call, (x,), (direction,))
+    value, slope = torch.func.jvp(call, (x,), (direction,))  # pyright: ignore[reportAssignmentType]
     torch.testing.assert_close(value, call(x), atol=1e-12, rtol=0)
     by_hand = (call(x + 1e-6 * direction) - call(x - 1e-6 * direction)) / 2e-6
     torch.testing.assert_close(slope, by_hand, atol=1e-7, rtol=0)

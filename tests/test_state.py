@@ -7,6 +7,7 @@ import pytest
 import torch
 from loop import F64, tensors
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._pytree import tree_leaves
 
 import torchrnn
 from torchrnn import ArgumentError, detach, last
@@ -110,7 +111,7 @@ def test_detach_keeps_structure_and_numbers() -> None:
     for state in (h, (h, h * 2), [h, (h * 2, None)], State(h, h), {"a": (h,)}, None):
         cut = detach(state)
         assert type(cut) is type(state)
-        leaves, source = (torch.utils._pytree.tree_leaves(s) for s in (cut, state))
+        leaves, source = (tree_leaves(s) for s in (cut, state))
         for a, b in zip(leaves, source, strict=True):
             assert a is b is None or (not a.requires_grad and a.data_ptr() == b.data_ptr())
 

@@ -80,19 +80,21 @@ def make(
         lengths = torch.full((B,), T)
     if first is None:
         first = torch.arange(B) * (T if batch_first else 1)
-    return _of_rows(lengths, M, *_pack(lengths, first, 1 if batch_first else B))
+    return _of_rows(lengths, M, _pack(lengths, first, 1 if batch_first else B))
 
 
 def _of_mask(mask: Tensor, batch_first: bool) -> Plan:
     lengths = mask.sum(1)
-    *packed, steps = _pack(lengths, lengths.cumsum(0) - lengths, 1)
-    return _of_rows(lengths, mask.numel(), *packed, _valid(mask, batch_first).index_select(0, steps))
+    packed = _pack(lengths, lengths.cumsum(0) - lengths, 1)
+    steps = _valid(mask, batch_first).index_select(0, packed.steps)
+    return _of_rows(lengths, mask.numel(), packed._replace(steps=steps))
 
 
-def _of_rows(lengths: Tensor, M: int, order: Tensor, rank: Tensor, S: int, batch_sizes: Tensor, steps: Tensor) -> Plan:
-    end, B = rank, lengths.numel()
+def _of_rows(lengths: Tensor, M: int, packed: _Packed) -> Plan:
+    order, end, S, batch_sizes, steps = packed
+    B = lengths.numel()
     if S < B:
-        end = torch.where(lengths > 0, rank, torch.arange(S, S + B))
+        end = torch.where(lengths > 0, end, torch.arange(S, S + B))
     return Plan(steps, _places(steps, M), batch_sizes, (order[:S],), (end,), S, False, S < B)
 
 
@@ -110,14 +112,13 @@ def _of_resets(
     if mask is not None:
         before = torch.cat((begin.new_zeros(1), mask.flatten().cumsum(0)))  # valid steps before each step
         begin, stop = before[begin], before[stop]
-        *packed, steps = _pack(stop - begin, begin, 1)
+        order, rank, S, batch_sizes, steps = _pack(stop - begin, begin, 1)
         steps = _valid(mask, batch_first).index_select(0, steps)
     else:
         if lengths is not None:
             stop = torch.minimum(stop, row * T + lengths[row])
         at = begin if batch_first else torch.add(begin * B, row, alpha=1 - B * T)  # b·T + t -> t·B + b
-        *packed, steps = _pack(stop - begin, at, 1 if batch_first else B)
-    order, rank, S, batch_sizes = packed
+        order, rank, S, batch_sizes, steps = _pack(stop - begin, at, 1 if batch_first else B)
     last = starts.sum(1).cumsum(0) - 1  # (B,) the last segment of each row
     begins, ends, idle = [], [], False
     for given, end in _sources(reset, to_zero, row, last)[:D]:
@@ -149,11 +150,18 @@ def _sources(reset: Tensor, to_zero: bool, row: Tensor, last: Tensor) -> list[tu
     return [(forward, last), (backward, first)]
 
 
-def _pack(lengths: Tensor, first: Tensor, stride: int) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
-    """Segments of ``lengths`` steps, from step ``first`` of the input on every ``stride``-th, packed.
+class _Packed(NamedTuple):
+    """Segments, packed."""
 
-    Gives their order, their rank, how many have steps, the batch sizes, and the steps (N,).
-    """
+    order: Tensor  # (all segments,) longest first
+    rank: Tensor  # the inverse
+    S: int  # how many have steps
+    batch_sizes: Tensor
+    steps: Tensor  # (N,)
+
+
+def _pack(lengths: Tensor, first: Tensor, stride: int) -> _Packed:
+    """Pack segments of ``lengths`` steps, from step ``first`` of the input on every ``stride``-th."""
     ordered, order = lengths.sort(descending=True, stable=True)
     numbers = torch.arange(max(int(lengths.sum()), lengths.numel()))
     rank = torch.empty_like(order).scatter_(0, order, numbers[: order.numel()])
@@ -164,7 +172,7 @@ def _pack(lengths: Tensor, first: Tensor, stride: int) -> tuple[Tensor, Tensor, 
     step = torch.repeat_interleave(batch_sizes)  # (N,) how far into its segment each packed step is
     segment = numbers[: step.numel()] - (batch_sizes.cumsum(0) - batch_sizes).index_select(0, step)
     steps = first.index_select(0, order).index_select(0, segment)
-    return order, rank, S, batch_sizes, torch.add(steps, step, alpha=stride)
+    return _Packed(order, rank, S, batch_sizes, torch.add(steps, step, alpha=stride))
 
 
 def _valid(mask: Tensor, batch_first: bool) -> Tensor:

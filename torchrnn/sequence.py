@@ -163,8 +163,8 @@ def enter(layer: Recurrent, input: Any, weight: Tensor, said: Steps) -> tuple[Te
     dims, T = tuple(input.shape[at : input.dim() - 2 + at]), input.size(-2 if batch_first else 0)
     of = _plan(said, T, dims, batch_first, 2 if layer.bidirectional else 1)
     x = input if len(dims) == 1 else _join(input, at, len(dims))
-    entered = plain(x, batch_first) if of is None else _planned(x, of, batch_first)
-    return entered if len(dims) == 1 else (*entered[:2], Reshaped(entered[2], dims, at))
+    x, batch_sizes, form = plain(x, batch_first) if of is None else _planned(x, of, batch_first)
+    return x, batch_sizes, form if len(dims) == 1 else Reshaped(form, dims, at)
 
 
 def _plan(said: Steps, T: int, dims: tuple[int, ...], batch_first: bool, D: int) -> Plan | None:
@@ -202,7 +202,7 @@ def _listed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, Form]:
     return _gather(x, Planned(of, len(sizes), x.device, lambda y: list(y.split(sizes))))
 
 
-def _jagged(input: Tensor) -> tuple[Tensor, Tensor, Form]:
+def _jagged(input: Any) -> tuple[Tensor, Tensor, Form]:
     """A nested tensor (B, j, I) of the jagged layout: its rows stand one after another, perhaps with gaps."""
     x, offsets, given = input.values(), input.offsets(), input.lengths()
     ends = offsets.to("cpu", torch.int64)

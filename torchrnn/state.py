@@ -127,10 +127,14 @@ def _rows(output: Any, lengths: Any, batch_first: bool) -> _Rows:
         raise TypeError(f"output must be a layer's, such as a Tensor (T, B, F), got {came}")
     if output.is_nested:
         _alone(lengths, "a nested tensor")
-        ends, given = output.offsets().cpu(), output.lengths()
-        sizes = ends.diff() if given is None else given.cpu()
-        return _Rows(output.values(), (len(sizes),), ends[:-1], sizes, lambda step: step)
+        return _jagged(output)
     return _padded(output, lengths, batch_first and output.dim() > 2)
+
+
+def _jagged(output: Any) -> _Rows:
+    ends, given = output.offsets().cpu(), output.lengths()
+    sizes = ends.diff() if given is None else given.cpu()
+    return _Rows(output.values(), (len(sizes),), ends[:-1], sizes, lambda step: step)
 
 
 def _alone(lengths: Any, came: str) -> None:
