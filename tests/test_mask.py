@@ -104,6 +104,18 @@ def test_gradcheck(backend: str) -> None:
     assert gradgradcheck(call, (x, hx))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{"mask": HOLES}, {"lengths": torch.tensor([5, 0, 3, 1])}, {"reset": HOLES}],
+    ids=["mask", "lengths", "reset"],
+)
+def test_compiled_with_graph_breaks(said: Any) -> None:
+    layer, x = torchrnn.GRU(3, 4, bidirectional=True, **F64), torch.randn(5, 4, 3, **F64)
+    compiled: Any = torch.compile(layer, backend="eager")
+    for got, expected in zip(compiled(x, **said), layer(x, **said), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
 def test_dropout_in_training_acts_on_the_steps_that_count() -> None:
     layer = torchrnn.GRU(3, 4, num_layers=2, dropout=0.5, **F64)
     x = masked(HOLES)

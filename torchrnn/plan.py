@@ -196,7 +196,7 @@ def move(x: Tensor, to: Tensor, back: Tensor) -> Tensor:
     the RNN of 256 units would spend a tenth of its time here.
     """
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling() and transform() is None:
-        return super(torch.autograd.Function, _Move).apply(x, to, back)  # pyright: ignore[reportAttributeAccessIssue]
+        return _apply(x, (to, back))
     return _moved(x, to, back)
 
 
@@ -210,11 +210,15 @@ class _Move(torch.autograd.Function):
     """`move` for autograd: the gradient takes the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, to: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(to, back)
-        return _moved(x, to, back)
+    def forward(ctx: Any, x: Tensor, ways: tuple[Tensor, Tensor]) -> Tensor:
+        ctx.ways = ways  # one argument and not saved: autograd looks at each tensor that is given to it
+        return _moved(x, *ways)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        to, back = ctx.saved_tensors
-        return move(gradients[0], back, to), None, None
+        to, back = ctx.ways
+        return move(gradients[0], back, to), None
+
+
+# Function.apply would first look for a torch.func transform, which `move` has excluded
+_apply = super(torch.autograd.Function, _Move).apply  # pyright: ignore[reportAttributeAccessIssue]
