@@ -135,7 +135,7 @@ def tensors(states: Any) -> Any:
 
 def states_for(layer: Any, B: int) -> Any:
     """Random initial states for which a gradient is wanted."""
-    made = tuple(torch.randn_like(s).requires_grad_() for s in start(layer, torch.zeros(1, B, 1, **F64), None))
+    made: Any = tuple(torch.randn_like(s).requires_grad_() for s in start(layer, torch.zeros(1, B, 1, **F64), None))
     return made if len(made) > 1 else made[0]
 
 

@@ -144,8 +144,8 @@ def test_one_state_of_batch_1_beside_one_of_batch_B() -> None:
 @pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
 def test_a_state_of_batch_1_for_a_cell(kind: str) -> None:
     cell, x = getattr(torchrnn, kind)(3, 4, **F64), torch.randn(5, 3, **F64)
-    hx = tuple(torch.randn(1, 4, requires_grad=True, **F64) for _ in cell.cell.states)
-    wide = tuple(s.expand(5, 4) for s in hx)
+    hx: Any = tuple(torch.randn(1, 4, requires_grad=True, **F64) for _ in cell.cell.states)
+    wide: Any = tuple(s.expand(5, 4) for s in hx)
     found = []
     for states in (hx, wide):
         new = tensors(cell(x, states if len(states) > 1 else states[0]))

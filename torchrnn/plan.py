@@ -66,8 +66,7 @@ def make(
     """
     if reset is None:
         D = 1
-    native = _extension.missing() is None and torch._C._get_tracing_state() is None and transform() is None
-    if native and not torch.compiler.is_compiling():
+    if _by_library():
         given = (B, T, M, batch_first, lengths, first, mask, reset, to_zero, D)
         steps, places, batch_sizes, begin, end, idle = torch.ops.torchrnn.plan.default(*given)
         fresh = to_zero and reset is not None
@@ -81,6 +80,13 @@ def make(
     if first is None:
         first = torch.arange(B) * (T if batch_first else 1)
     return _of_rows(lengths, M, _pack(lengths, first, 1 if batch_first else B))
+
+
+def _by_library() -> bool:
+    """Whether our library makes the plan: what looks into each operation shall find torch's."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or transform() is not None:
+        return False
+    return _extension.missing() is None
 
 
 def _of_mask(mask: Tensor, batch_first: bool) -> Plan:
