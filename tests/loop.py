@@ -58,7 +58,7 @@ def loop(
         initial = [tuple(s[k, b] for s in states) for k in range(states[0].size(0))]
         rows.append(one_row(layer, x[:, b], initial, counts, begins, reset_to))
     if not B:
-        return x.new_zeros(T, 0, width(layer)).transpose(0, layer.batch_first), states
+        return x.new_zeros(*((0, T) if layer.batch_first else (T, 0)), width(layer)), states
     output = torch.stack([output for output, _ in rows], 0 if layer.batch_first else 1)
     return output, tuple(
         torch.stack([torch.stack([k[s] for k in final]) for _, final in rows], 1) for s in range(len(states))

@@ -116,7 +116,7 @@ class Recurrent(nn.Module):
 
     def forward(
         self,
-        input: Tensor | PackedSequence,
+        input: Tensor | PackedSequence | Sequence[Tensor],
         hx: Tensor | tuple[Tensor, ...] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
