@@ -1,5 +1,6 @@
 """Common mistakes: each message names the argument, what was expected, what came, and the repair."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -12,10 +13,17 @@ LSTM, GRU = torchrnn.LSTM(3, 5), torchrnn.GRU(3, 5)
 DEEP = torchrnn.LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=True)
 X = torch.randn(4, 2, 3)  # T, B, I
 H = torch.zeros(1, 2, 5)
+MASK = torch.ones(4, 2, dtype=torch.bool)
 
 
 def zeros(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(shape), torch.zeros(shape)
+
+
+def strided() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this layout is a prototype
+        return torch.nested.nested_tensor([X[:, 0], X[:2, 1]])
 
 
 def _without(module: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -51,10 +59,50 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "hx[1] must have the dtype of the input, torch.float32, got torch.float64: use hx[1].to(torch.float32)",
     ),
-    "a list as input": (
-        lambda: GRU([X[:, 0], X[:2, 1]]),
+    "an empty list": (
+        lambda: GRU([]),
+        ArgumentError,
+        "at least one, got an empty list: an empty batch is torch.zeros(T, 0",
+    ),
+    "a list of numbers": (
+        lambda: GRU([1.0, 2.0, 3.0]),
         TypeError,
-        "input must be a Tensor (T, B, I) or a PackedSequence, got list: join sequences of one length with torch.stack",
+        "input must be a Tensor or a list of Tensors (T_i, I), got a list with float at 0: use torch.tensor(input)",
+    ),
+    "a list of lists": (
+        lambda: GRU([[1.0, 2.0, 3.0]]),
+        TypeError,
+        "got a list with list at 0: use torch.tensor(input)",
+    ),
+    "lengths of another shape": (
+        lambda: GRU(X, lengths=[[1, 2]]),
+        ArgumentError,
+        "lengths must be (B,) = (2,), got (1, 2): one length for each row of the batch",
+    ),
+    "the result of an LSTM": (
+        lambda: LSTM(LSTM(X)),
+        ArgumentError,
+        "of a layer's result (output, states) pass the first item",
+    ),
+    "the result of an LSTM for one sequence": (
+        lambda: torchrnn.LSTM(5, 5)(LSTM(X[:, 0])),
+        TypeError,
+        "got a tuple with tuple at 1: a layer's result is (output, states); pass its first item",
+    ),
+    "a list of batches": (
+        lambda: GRU([X, X]),
+        ArgumentError,
+        "input[0] must be one sequence (T_0, I), got (4, 2, 3): a list holds sequences without a batch dimension",
+    ),
+    "a list with other features": (
+        lambda: GRU([X[:, 0], torch.zeros(2, 4)]),
+        ArgumentError,
+        "input[1] must be (T_1, I) with I = 3, got (2, 4)",
+    ),
+    "a list of two dtypes": (
+        lambda: GRU([X[:, 0], X[:, 0].double()]),
+        ArgumentError,
+        "Convert input: input[1].to(torch.float32)",
     ),
     "an array as input": (lambda: GRU(X.numpy()), TypeError, "got ndarray: use torch.from_numpy(input)"),
     "an array as state": (
@@ -127,10 +175,25 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "classes go through nn.Embedding",
     ),
-    "a nested tensor": (
-        lambda: GRU(torch.nested.nested_tensor([X[:, 0], X[:2, 1]], layout=torch.jagged)),
+    "a strided nested tensor": (
+        lambda: GRU(strided()),
         TypeError,
-        "got a nested tensor: use input.to_padded_tensor(0.0) with lengths=",
+        "got one of the strided layout: use torch.nested.nested_tensor(list, layout=torch.jagged)",
+    ),
+    "a nested tensor with other features": (
+        lambda: GRU(torch.nested.nested_tensor([X[:, 0, :2]], layout=torch.jagged)),
+        ArgumentError,
+        "input must be (B, j, I) with I = 3",
+    ),
+    "a nested tensor of matrices": (
+        lambda: GRU(torch.nested.nested_tensor([X, X], layout=torch.jagged)),
+        ArgumentError,
+        "a nested input must be (B, j, I), got 4 dimensions",
+    ),
+    "a nested tensor, transposed": (
+        lambda: GRU(torch.nested.nested_tensor([X[:, 0]], layout=torch.jagged).transpose(1, 2)),
+        ArgumentError,
+        "got 3 dimensions with the ragged one at 2",
     ),
     "an integer input": (
         lambda: GRU(torch.zeros(4, 2, 3, dtype=torch.long)),
@@ -158,10 +221,101 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "hx[1] must be on the device of the input, cpu, got meta: use hx[1].to('cpu')",
     ),
-    "four dimensions": (
-        lambda: GRU(torch.randn(1, 4, 2, 3)),
+    "one dimension": (
+        lambda: GRU(torch.randn(3)),
         ArgumentError,
-        "GRU: Expected input to be 2D or 3D, got 4D: input must be (T, B, I) or unbatched (T, I), got (1, 4, 2, 3)",
+        "GRU: Expected input to be 2D or 3D, got 1D: input must be (T, B, I) or unbatched (T, I), got (3,)",
+    ),
+    "four dimensions and other features": (
+        lambda: DEEP(torch.randn(1, 4, 2, 5)),
+        ArgumentError,
+        "input must be (B1, B2, T, I) with I = 3, got (1, 4, 2, 5)",
+    ),
+    "a state for another batch of several dimensions": (
+        lambda: GRU(torch.randn(4, 2, 6, 3), torch.zeros(1, 12, 5)),
+        ArgumentError,
+        "hx must be (L·D, B1, B2, H) = (1, 2, 6, 5), got (1, 12, 5)",
+    ),
+    "lengths for several batch dimensions": (
+        lambda: GRU(torch.randn(4, 2, 6, 3), lengths=[1] * 12),
+        ArgumentError,
+        "lengths must be (B1, B2) = (2, 6), got (12,)",
+    ),
+    "lengths and a mask": (
+        lambda: GRU(X, lengths=[4, 2], mask=MASK),
+        ArgumentError,
+        "lengths and mask do not go together: give one of them",
+    ),
+    "a mask of numbers": (
+        lambda: GRU(X, mask=MASK.float()),
+        TypeError,
+        "mask must be a bool Tensor (T, B) = (4, 2), got torch.float32: if its numbers are 0 and 1, use mask.bool()",
+    ),
+    "resets of whole numbers": (lambda: GRU(X, reset=MASK.long()), TypeError, "use reset.bool()"),
+    "a mask as a list": (
+        lambda: GRU(X, mask=MASK.tolist()),
+        TypeError,
+        "mask must be a bool Tensor (T, B) = (4, 2), got list: use torch.as_tensor(mask, dtype=torch.bool)",
+    ),
+    "a mask for another T": (
+        lambda: GRU(X, mask=MASK[:3]),
+        ArgumentError,
+        "mask must be (T, B) = (4, 2), got (3, 2): one flag for each step of each row",
+    ),
+    "a mask with the batch first": (
+        lambda: GRU(X, mask=MASK.t()),
+        ArgumentError,
+        "mask must be (T, B) = (4, 2), got (2, 4): the time comes first; use mask.t()",
+    ),
+    "a mask with the time first": (
+        lambda: DEEP(X.transpose(0, 1), mask=MASK),
+        ArgumentError,
+        "mask must be (B, T) = (2, 4), got (4, 2): the layer is batch_first, so the batch comes first here too; use",
+    ),
+    "a mask with features": (
+        lambda: GRU(X, mask=X > 0),
+        ArgumentError,
+        "got (4, 2, 3): one flag for each step, not for each feature; use mask[..., 0] if they are all alike",
+    ),
+    "a mask with a dimension too many": (
+        lambda: GRU(X, reset=MASK.unsqueeze(2)),
+        ArgumentError,
+        "use reset.squeeze(-1)",
+    ),
+    "a mask for one sequence": (
+        lambda: GRU(X[:, 0], mask=MASK),
+        ArgumentError,
+        "mask must be (T,) = (4,), got (4, 2)",
+    ),
+    "a mask for several batch dimensions": (
+        lambda: DEEP(torch.randn(5, 6, 4, 3), mask=torch.ones(4, 5, 6) > 0),
+        ArgumentError,
+        "mask must be (B1, B2, T) = (5, 6, 4), got (4, 5, 6)",
+    ),
+    "an unknown reset_to": (
+        lambda: GRU(X, reset_to="zeros"),
+        ValueError,
+        "reset_to must be 'zero' or 'initial', got 'zeros'",
+    ),
+    "a mask with a packed sequence": (
+        lambda: GRU(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), mask=MASK[:, :1]),
+        ArgumentError,
+        "mask goes with a padded batch (T, B, I); input is a PackedSequence, which carries its own lengths",
+    ),
+    "resets with a packed sequence": (
+        lambda: DEEP(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), reset=MASK[:, :1]),
+        ArgumentError,
+        "reset goes with a padded batch (B, T, I); input is a PackedSequence",
+    ),
+    "lengths with a list": (
+        lambda: GRU([X[:, 0]], lengths=[2]),
+        ArgumentError,
+        "lengths goes with a padded batch (T, B, I); input is a list of sequences, each of its own length",
+    ),
+    "resets with a nested tensor": (
+        lambda: GRU(torch.nested.nested_tensor([X[:, 0]], layout=torch.jagged), reset=MASK[:, :1]),
+        ArgumentError,
+        "reset goes with a padded batch (T, B, I); input is a nested tensor, which carries its own lengths",
     ),
     "a batched state for unbatched input": (
         lambda: GRU(X[:, 0], H[:, :1]),

@@ -16,7 +16,10 @@ MAY_IMPORT = {
     "cell": set(),
     "call": {"cell"},  # and the backends, at the first call
     "check": set(),
-    "sequence": {"check"},
+    "check_steps": {"check"},
+    "plan": {"_extension", "call"},
+    "sequence": {"check", "check_steps", "plan"},
+    "state": {"check", "check_steps"},
     "layer": {"cell", "call", "check", "sequence"},
     "step": {"cell", "call", "check"},
     "_extension": {"_fake"},
@@ -31,7 +34,7 @@ MAY_IMPORT = {
     "convert": {"layer", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},
-    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer", "step"},
+    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer", "state", "step"},
 }
 
 

@@ -239,6 +239,23 @@ def test_fx_takes_the_module_whole(kind: str) -> None:
         assert torch.equal(graph(x), model(x))
 
 
+def test_fx_passes_the_keywords_on() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = torchrnn.GRU(3, 5)
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor, mask: torch.Tensor, reset: torch.Tensor) -> torch.Tensor:
+            return self.recurrent(x, h, mask=mask, reset=reset, reset_to="initial")[0]
+
+    model = Model()
+    graph = torch.fx.symbolic_trace(model)
+    (node,) = [n for n in graph.graph.nodes if n.op == "call_module"]
+    assert set(node.kwargs) == {"mask", "reset", "reset_to"}
+    x, h, reset = torch.randn(4, 2, 3), torch.randn(1, 2, 5), torch.tensor([[0, 1], [1, 0], [0, 0], [0, 1]]) > 0
+    assert torch.equal(graph(x, h, ~reset, reset), model(x, h, ~reset, reset))
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_non_contiguous_input_and_states(kind: str) -> None:
     ours, theirs = pair(kind, 3, 5)

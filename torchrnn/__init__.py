@@ -8,6 +8,7 @@ from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError
 from torchrnn.convert import convert, is_recurrent
 from torchrnn.layer import Recurrent
+from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 
 __version__ = "0.1.0"
@@ -24,8 +25,10 @@ __all__ = [
     "RecurrentCell",
     "cell",
     "convert",
+    "detach",
     "explain",
     "is_recurrent",
+    "last",
     "nn",
     "use",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,44 +102,14 @@ def weight(module: Recurrent | RecurrentCell, name: str) -> Tensor:
         raise RuntimeError(f"{type(module).__name__} lacks its weight {name}: was it deleted? ({error})") from error
 
 
-def lengths(lengths: Tensor | Sequence[int], T: int, B: int) -> Tensor:
-    """Check the lengths of a batch; give them as (B,) int64 on the CPU."""
-    try:
-        given = torch.as_tensor(lengths if len(lengths) else torch.zeros(0, dtype=torch.int64))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be (B,) = ({B},) integers, a Tensor or a list, got {lengths!r}") from error
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
-    if given.shape != (B,):
-        raise ArgumentError(f"lengths must be (B,) = ({B},), got {_shape(given)}: one length for each row of the batch")
-    given = given.detach().to("cpu", torch.int64)
-    if B and (int(given.min()) < 0 or int(given.max()) > T):
-        row = int(((given < 0) | (given > T)).nonzero()[0])
-        raise ArgumentError(
-            f"lengths must be between 0 and T = {T}, got lengths[{row}] = {int(given[row])}: "
-            "lengths count steps of the padded input, not bytes or tokens before truncation"
-        )
-    return given
-
-
-def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> None:
-    """Raise for an input that a layer cannot take; ``weight`` is its first weight."""
-    letters = "(B, T, I)" if layer.batch_first else "(T, B, I)"
+def layer_input(layer: Recurrent, input: Any, weight: Tensor) -> None:
+    """Raise for a Tensor or PackedSequence that a layer cannot take; ``weight`` is its first weight."""
     packed = isinstance(input, PackedSequence)
-    if isinstance(input, (list, tuple)) and not packed:
-        raise TypeError(
-            f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}: join sequences of one "
-            "length with torch.stack, others with torch.nn.utils.rnn.pack_sequence(input, enforce_sorted=False)"
-        )
     x: Any = input.data if packed else input
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"input must be a Tensor {letters} or a PackedSequence, got {type(input).__name__}{_as_tensor(x, 'input')}"
-        )
-    if x.is_nested:
-        raise TypeError(
-            f"input must be a Tensor {letters} or a PackedSequence, got a nested tensor: "
-            "use input.to_padded_tensor(0.0) with lengths="
+            f"input must be a Tensor {batch_letters(layer, 3)}, a list of sequences or a PackedSequence, got "
+            f"{type(input).__name__}{_as_tensor(x, 'input')}"
         )
     _numbers("input", x, weight, "RNN input")
     name = type(layer).__name__
@@ -149,16 +118,27 @@ def layer_input(layer: Recurrent, input: Any, lengths: Any, weight: Tensor) -> N
             f"{name}: input.data of a PackedSequence must be (N, I), got {_shape(x)}: "
             "pack a batch of sequences of feature vectors"
         )
-    if not packed and x.dim() not in (2, 3):
+    if x.dim() < 2:
         raise ArgumentError(
-            f"{name}: Expected input to be 2D or 3D, got {x.dim()}D: input must be {letters} or unbatched (T, I), "
-            f"got {_shape(x)}"
+            f"{name}: Expected input to be 2D or 3D, got {x.dim()}D: input must be {batch_letters(layer, 3)} or "
+            f"unbatched (T, I), got {_shape(x)}"
         )
-    if lengths is not None and (packed or x.dim() == 2):
-        given = "a PackedSequence, which carries its own" if packed else "one unbatched sequence: cut it instead"
-        raise ArgumentError(f"lengths goes with a padded batch {letters}; input is {given}")
-    _features(x, layer.input_size, "(N, I)" if packed else letters if x.dim() == 3 else "(T, I)")
-    _matches_weight("input", x, weight, "RNN input")
+    sequence("input", x, layer.input_size, weight, "(N, I)" if packed else batch_letters(layer, x.dim()))
+
+
+def batch_letters(layer: Recurrent, dims: int) -> str:
+    """What an input of so many dimensions is, in letters."""
+    if dims == 2:
+        return "(T, I)"
+    batch = "B" if dims == 3 else ", ".join(f"B{k}" for k in range(1, dims - 1))
+    return f"({batch}, T, I)" if layer.batch_first else f"(T, {batch}, I)"
+
+
+def sequence(name: str, x: Tensor, I: int, weight: Tensor, letters: str) -> None:
+    """Raise unless ``x``, whose dimensions are right, has I features and the dtype and device of the weights."""
+    _numbers(name, x, weight, "RNN input")
+    _features(name, x, I, letters)
+    _matches_weight(name, x, weight, "RNN input")
 
 
 def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
@@ -186,13 +166,21 @@ def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
 
 def layer_states(layer: Recurrent, hx: Any, x: Tensor, shape: tuple[int, ...]) -> None:
     """Raise for initial states that a layer cannot take: for input ``x`` they are ``shape`` by the state's width."""
-    letters = "(L·D, B, H)" if len(shape) == 2 else "(L·D, H)"
+    batch = ["B"] if len(shape) == 2 else [f"B{k}" for k in range(1, len(shape))]
+    letters = f"({', '.join(['L·D', *batch, 'H'])})"
     for name, state, width in _each_state(layer, hx, layer.proj_size or layer.hidden_size):
         expected = (*shape, width)
-        if state.shape != expected:
+        if not broadcasts(_shape(state), expected):
             hint = _state_hint(layer, _shape(state), expected, name)
             raise ArgumentError(f"{name} must be {letters} = {expected}, got {_shape(state)}{hint}")
         _matches_input(name, state, x)
+
+
+def broadcasts(came: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a state of one shape stands for one of another: it may have batch 1 for all rows alike."""
+    if len(came) != len(expected) or came[0] != expected[0] or came[-1] != expected[-1]:
+        return False
+    return all(a in (1, b) for a, b in zip(came[1:-1], expected[1:-1], strict=True))
 
 
 def _cell_state(cell: RecurrentCell, k: int, name: str, state: Tensor, x: Tensor, width: int) -> None:
@@ -203,7 +191,7 @@ def _cell_state(cell: RecurrentCell, k: int, name: str, state: Tensor, x: Tensor
             f"is (B, H), without the dimension of layers that a layer's has; got {_shape(state)}"
         )
     expected = (*x.shape[:-1], width)
-    if state.shape == expected:
+    if state.shape == expected or (x.dim() == 2 and state.shape == (1, width)):  # one of batch 1 is for all rows
         return
     detail = f"{name} must be {'(B, H)' if x.dim() == 2 else '(H,)'} = {expected}, got {_shape(state)}"
     if state.dim() == x.dim() == 2 and state.size(0) != x.size(0):
@@ -263,14 +251,14 @@ def _state_hint(layer: Recurrent, came: tuple[int, ...], expected: tuple[int, ..
     return f": input has batch size {expected[1]}"
 
 
-def _features(x: Tensor, I: int, letters: str) -> None:
+def _features(name: str, x: Tensor, I: int, letters: str) -> None:
     if x.size(-1) == I:
         return
     where = [d for d in range(x.dim() - 1) if x.size(d) == I]
-    hint = f"; dimension {where[-1]} has size {I}: move it last with input.transpose({where[-1]}, -1)" if where else ""
+    hint = f"; dimension {where[-1]} has size {I}: move it last with {name}.transpose({where[-1]}, -1)" if where else ""
     raise ArgumentError(
-        f"input.size(-1) must be equal to input_size. Expected {I}, got {x.size(-1)}: "
-        f"input must be {letters} with I = {I}, got {_shape(x)}{hint}"
+        f"{name}.size(-1) must be equal to input_size. Expected {I}, got {x.size(-1)}: "
+        f"{name} must be {letters} with I = {I}, got {_shape(x)}{hint}"
     )
 
 
@@ -290,7 +278,7 @@ def _matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
     if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
         raise ArgumentError(
             f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+            f"Convert input: {name}.to({weight.dtype}), or convert model: model.to({x.dtype})"
         )
     if x.device != weight.device:
         raise ArgumentError(

@@ -116,58 +116,85 @@ class Recurrent(nn.Module):
 
     def forward(
         self,
-        input: Tensor | PackedSequence,
+        input: Tensor | PackedSequence | Sequence[Tensor],
         hx: Tensor | tuple[Tensor, ...] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> tuple[Any, Any]:
         """Run the layers over a sequence.
 
         Args:
-            input: (T, B, I); with ``batch_first`` (B, T, I); one unbatched sequence (T, I); or a PackedSequence.
-            hx: initial states, each (L·D, B, H), unbatched (L·D, H): one Tensor, or a tuple where the cell has several
-                states. Zeros by default.
+            input: (T, B, I); with ``batch_first`` (B, T, I); one unbatched sequence (T, I); several batch dimensions
+                (T, B1, B2, …, I), with ``batch_first`` (B1, B2, …, T, I); a PackedSequence; a list of sequences
+                (T_i, I); or a jagged nested tensor (B, j, I), whatever ``batch_first`` is.
+            hx: initial states, each (L·D, B, H), unbatched (L·D, H), with several batch dimensions
+                (L·D, B1, B2, …, H): one Tensor, or a tuple where the cell has several states. One of batch 1 is for all
+                rows. Zeros by default.
             lengths: (B,) integers from 0 to T, in any order and on any device: the rows of a padded batch end there.
+                What stands beyond, even NaN, reaches nothing.
+            mask: (T, B) bool, with ``batch_first`` (B, T), unbatched (T,): where it is False the step is left out: the
+                state stays as it was, the output is zero.
+            reset: likewise: where it is True a new sequence begins, so that neither direction carries a state, nor a
+                gradient, across. Going forward ``hx`` enters a row's first sequence, unless there is a reset at step 0;
+                going backward it enters the row's last one.
+            reset_to: what a reset sets the state to: ``"zero"``, or ``"initial"``, the row's state in ``hx``.
 
         Returns:
-            The output of the last layer, in the form of the input, with D·H (or D·P) features: beyond the end of a row
-            it is zero. And the final states, in the form of ``hx``: a row's state at its own end.
+            The output of the last layer, in the form of the input, with D·H (or D·P) features: zero for steps that do
+            not count. And the final states, in the form of ``hx``: a row's state at its own end, going backward at its
+            own beginning.
 
         Raises:
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
             TypeError: an argument has the wrong type.
         """
         if isinstance(input, Proxy):
-            return as_one_node(self, input, hx, **({} if lengths is None else {"lengths": lengths}))
-        call, form = self.request(input, hx, lengths=lengths)
+            said = sequence.Steps(lengths, mask, reset, reset_to)._asdict()
+            default = sequence.Steps._field_defaults
+            return as_one_node(self, input, hx, **{k: v for k, v in said.items() if v is not default[k]})
+        call, form = self.request(input, hx, lengths, mask, reset, reset_to)
         output, states = form.leave(*choose(call).run(call))
         return output, states[0] if len(states) == 1 else states
 
     def request(
-        self, input: Any, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Any,
+        hx: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> tuple[Call, sequence.Form]:
         """The call that ``forward`` makes of its arguments, and the form in which its results go back."""
         weights = self._flat_weights
-        packed = isinstance(input, PackedSequence)
-        x = input.data if packed else input
         if (
-            not isinstance(x, Tensor)
-            or x.dim() != (2 if packed else 3)
+            not isinstance(input, Tensor)
+            or input.is_nested
+            or input.dim() != 3
             or lengths is not None
-            or x.shape[-1] != self.input_size
-            or x.dtype != weights[0].dtype
-            or x.device != weights[0].device
-            or x.is_nested
+            or mask is not None
+            or reset is not None
+            or reset_to != "zero"
+            or input.shape[-1] != self.input_size
+            or input.dtype != weights[0].dtype
+            or input.device != weights[0].device
         ):
-            check.layer_input(self, input, lengths, weights[0])
-        x, batch_sizes, form = sequence.enter(input, self.batch_first, lengths)
+            said = sequence.Steps(lengths, mask, reset, reset_to)
+            x, batch_sizes, form = sequence.enter(self, input, weights[0], said)
+        else:
+            x, batch_sizes, form = sequence.plain(input, self.batch_first)
         LD = self.num_layers * (2 if self.bidirectional else 1)
-        shape = (LD, *form.batch(x))
-        states = self._zeros(shape, x) if hx is None else self._given(hx, shape, x)
+        if hx is None:
+            states = self._zeros((LD, form.rows(x)), x)
+        else:
+            states = form.enter_states(self._given(hx, (LD, *form.batch(x)), x))
         call = Call(
             self.cell,
             x,
-            form.enter_states(states),
+            states,
             weights,
             self.bias,
             self.num_layers,
@@ -193,6 +220,7 @@ class Recurrent(nn.Module):
         first, rest = (*shape, self.proj_size or self.hidden_size), (*shape, self.hidden_size)
         if not check.fit(states, isinstance(hx, Tensor), self.cell, x, first, rest):
             check.layer_states(self, hx, x, shape)
+            states = [s.expand(first if k == 0 else rest) for k, s in enumerate(states)]  # one of batch 1 is for all
         return tuple(states)
 
     @property

@@ -72,7 +72,7 @@ class RecurrentCell(nn.Module):
         Args:
             input: (B, I), unbatched (I,).
             hx: the previous states, each (B, H), unbatched (H,): one Tensor, or a tuple where the cell has several
-                states. Zeros by default.
+                states. One of batch 1 is for all rows. Zeros by default.
 
         Returns:
             The new states, in the form of ``hx``; the first is the output.
@@ -120,6 +120,7 @@ class RecurrentCell(nn.Module):
                     )
                 if not fits:
                     check.cell_call(self, input, hx, w)
+                    states = tuple(s.expand(expected) for s in states)  # one of batch 1 is for all rows
             if shape[1] != self.input_size or input.dtype is not dtype or input.device != device:
                 check.cell_call(self, input, hx, w)
         else:
