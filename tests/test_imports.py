@@ -17,21 +17,26 @@ MAY_IMPORT = {
     "call": {"cell"},  # and the backends, at the first call
     "check": set(),
     "sequence": {"check"},
-    "layer": {"cell", "call", "check", "sequence"},
-    "step": {"cell", "call", "check"},
+    "layer": {"cell", "call", "check", "init", "lazy", "options", "parameters", "sequence", "stack"},
+    "step": {"cell", "call", "check", "lazy"},
+    "options": {"check"},
+    "parameters": set(),
+    "lazy": set(),
+    "init": set(),
+    "stack": {"call", "check", "parameters", "sequence"},
     "_extension": {"_fake"},
     "_fake": set(),
     "backends/*": {"cell", "call", "regular", "_extension"},
     "backends/cpu": {"backends", "call", "_extension"},  # its second derivatives are the reference's
-    "cells/*": {"cell", "layer", "step"},
+    "cells/*": {"cell", "layer", "options", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),
     "trace": {"cell", "expression"},
     "codegen": {"cell", "cells", "expression", "trace"},
-    "convert": {"layer", "step", "cells"},
+    "convert": {"layer", "options", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},
-    "__init__": {"backends", "nn", "call", "cell", "cells", "check", "convert", "layer", "step"},
+    "__init__": {"backends", "init", "nn", "call", "cell", "cells", "check", "convert", "layer", "step"},
 }
 
 

@@ -29,6 +29,10 @@ class Form(Protocol):
         """The backend's output and final states -> the user's form."""
         ...
 
+    def rows(self, last: Tensor) -> Tensor:
+        """One vector for each row (B, F), rows as the backend has them -> as the user has them; empty rows are zero."""
+        ...
+
 
 class Dense:
     """(T, B, I): nothing to do."""
@@ -41,6 +45,9 @@ class Dense:
 
     def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output, states
+
+    def rows(self, last: Tensor) -> Tensor:
+        return last
 
 
 class BatchFirst(Dense):
@@ -62,6 +69,9 @@ class Unbatched:
     def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output.squeeze(1), tuple(s.squeeze(1) for s in states)
 
+    def rows(self, last: Tensor) -> Tensor:
+        return last.squeeze(0)
+
 
 class Packed(NamedTuple):
     """A PackedSequence: its rows are sorted by length, the user's states are not."""
@@ -76,6 +86,10 @@ class Packed(NamedTuple):
 
     def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:
         return self.sequence._replace(data=output), _rows(states, self.sequence.unsorted_indices)
+
+    def rows(self, last: Tensor) -> Tensor:
+        order = self.sequence.unsorted_indices
+        return last if order is None else last.index_select(0, order)
 
 
 class Padded(NamedTuple):
@@ -103,6 +117,9 @@ class Padded(NamedTuple):
         else:
             states = _rows(states, self.order.argsort())
         return (full.transpose(0, 1) if self.batch_first else full), states
+
+    def rows(self, last: Tensor) -> Tensor:
+        return last.new_zeros(self.shape[1], last.size(-1)).index_copy(0, self.order, last)
 
 
 _DENSE, _BATCH_FIRST, _UNBATCHED = Dense(), BatchFirst(), Unbatched()
