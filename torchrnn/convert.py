@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from torchrnn import options
+from torchrnn import arguments
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.layer import Recurrent
 from torchrnn.step import RecurrentCell
@@ -109,7 +109,8 @@ def _missing(module: Any) -> str | None:
     """Why torch.nn cannot be what a module of ours is, or None."""
     if module.input_size is None:
         return "its input size is not known yet: call it once first"
-    lacks = options.beyond_torch(module) if isinstance(module, Recurrent) else []
+    lacks = arguments.beyond_torch(module) if isinstance(module, Recurrent) else []
+    lacks = [option for option in lacks if not option.startswith("forget_bias")]  # it has been drawn
     if isinstance(module, RNN) and module.proj_size:
         lacks.append(f"proj_size={module.proj_size}")
     if isinstance(module.hidden_size, list):

@@ -204,7 +204,7 @@ def identity_(layer: Module, scale: float = 1.0) -> Module:
     if P:
         raise ValueError(f"identity_ needs a square weight_hh; with proj_size={P} it is (H, P)")
     zero = nn.init.zeros_
-    _change(layer, weight_hh=lambda W: nn.init.eye_(W).mul_(scale), bias_ih=zero, bias_hh=zero)
+    _change(layer, weight_hh=lambda W: scale * nn.init.eye_(W), bias_ih=zero, bias_hh=zero)
     return layer
 
 
@@ -222,7 +222,7 @@ def _gates(function: str, layer: Any, *names: str) -> list[int]:
     """The places of gates among those of a layer's cell; raises where it lacks one, or the layer has no bias."""
     cell = _cell(layer)
     if any(name not in cell.gates for name in names):
-        wanted = f"the gates {' and '.join(names)}" if len(names) > 1 else f"a gate {names[0]}"
+        wanted = ("the gates " if len(names) > 1 else "a gate ") + " and ".join(names)
         raise ValueError(f"{function} needs a cell with {wanted}; {cell.name!r} has the gates {' '.join(cell.gates)}")
     if not layer.bias:
         raise ValueError(f"{function} sets biases, and {type(layer).__name__} was built with bias=False")
@@ -241,7 +241,9 @@ def _change(layer: Any, **functions: Callable[[Tensor], Tensor]) -> None:
         changes = [(name, f(_copy(layer, name))) for name, f in _by_kind(layer, functions)]
         for name, value in changes:
             if parametrize.is_parametrized(layer, name):
-                setattr(layer, name, value)  # through the right inverse of the parametrization
+                setattr(
+                    layer, name, value.to(getattr(layer, name).dtype)
+                )  # through the right inverse of the parametrization
             else:
                 getattr(layer, name).copy_(value)
 

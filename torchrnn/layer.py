@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from torchrnn import check, init, lazy, options, parameters, sequence, stack
+from torchrnn import arguments, check, init, lazy, parameters, sequence, stack
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
@@ -71,20 +71,20 @@ class Recurrent(nn.Module):
     proj_size: int
     mode: str
     # attributes of the class, so that a layer of torch.nn becomes ours by its class alone
-    return_sequences: bool = options.DEFAULTS["return_sequences"]
-    merge_mode: str = options.DEFAULTS["merge_mode"]
-    residual: bool = options.DEFAULTS["residual"]
-    forget_bias: float | None = options.DEFAULTS["forget_bias"]
-    learn_initial_state: bool = options.DEFAULTS["learn_initial_state"]
-    batch_first_state: bool = options.DEFAULTS["batch_first_state"]
-    output_dropout: float = options.DEFAULTS["output_dropout"]
+    return_sequences: bool = arguments.DEFAULTS["return_sequences"]
+    merge_mode: str = arguments.DEFAULTS["merge_mode"]
+    residual: bool = arguments.DEFAULTS["residual"]
+    forget_bias: float | None = arguments.DEFAULTS["forget_bias"]
+    learn_initial_state: bool = arguments.DEFAULTS["learn_initial_state"]
+    batch_first_state: bool = arguments.DEFAULTS["batch_first_state"]
+    output_dropout: float = arguments.DEFAULTS["output_dropout"]
     _beyond: bool = False  # whether anything is asked for that torch.nn's layers do not do
 
     def __init__(
         self,
         input_size: int | None,
         hidden_size: int | Sequence[int],
-        num_layers: int = options.ONE,
+        num_layers: int = arguments.ONE,
         bias: bool | str = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -104,7 +104,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.mode = self.cell.name.upper()
         self.input_size = input_size
-        self.hidden_size, self.num_layers = options.sizes(hidden_size, num_layers)
+        self.hidden_size, self.num_layers = arguments.sizes(hidden_size, num_layers)
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
@@ -120,7 +120,7 @@ class Recurrent(nn.Module):
             "batch_first_state": batch_first_state,
             "output_dropout": output_dropout,
         }
-        options.keep(self, wanted)
+        arguments.keep(self, wanted)
         self._all_weights: list[list[str]] = [list(shapes) for shapes in parameters.weights(self)]
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         for name, shape in self._parameter_shapes().items():
@@ -128,7 +128,7 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in options.DEFAULTS:  # also one set later
+        if name in arguments.DEFAULTS:  # also one set later
             self._beyond = True
         super().__setattr__(name, value)
 
@@ -264,7 +264,7 @@ class Recurrent(nn.Module):
         changed = [
             f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
         ]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed, *options.beyond_torch(self)])
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed, *arguments.beyond_torch(self)])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.input_size is None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import relu, tanh
 
+from torchrnn.arguments import ONE
 from torchrnn.cell import Cell, cell
 from torchrnn.layer import Recurrent
-from torchrnn.options import ONE
 from torchrnn.step import RecurrentCell
 
 

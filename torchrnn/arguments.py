@@ -1,4 +1,4 @@
-"""The options of a layer that torch.nn lacks: their defaults, what they may be, and which do not go together."""
+"""Arguments of a layer that torch.nn lacks: their defaults, what they may be, and which do not go together."""
 
 from __future__ import annotations
 
