@@ -75,11 +75,8 @@ def forget_bias_(layer: Module, value: float = 1.0) -> Module:
         import torchrnn
 
         layer = torchrnn.init.forget_bias_(torchrnn.LSTM(3, 5), 2.0)
-        print(sum(layer.bias_ih_l0.chunk(4)[1] + layer.bias_hh_l0.chunk(4)[1]).item())
-        ```
-
-        ```output
-        10.0
+        i, f, g, o = (layer.bias_ih_l0 + layer.bias_hh_l0).chunk(4)
+        assert f.eq(2).all() and not i.eq(2).any()
         ```
     """
     f = _gates("forget_bias_", layer, "f")[0]
