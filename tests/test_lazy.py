@@ -144,6 +144,15 @@ def test_part_of_a_state_dict_leaves_the_rest_drawn() -> None:
         torchrnn.GRU(None, 6).load_state_dict(eager.state_dict())
 
 
+def test_an_optimiser_may_come_before_the_first_input() -> None:
+    layer: Any = torchrnn.GRU(None, 5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(torch.randn(4, 2, 3))[0].sum().backward()
+    before = layer.weight_ih_l0.detach().clone()
+    optimizer.step()
+    assert not torch.equal(layer.weight_ih_l0, before)
+
+
 def test_in_sequential() -> None:
     model = torch.nn.Sequential(torchrnn.GRU(None, 4, return_sequences=False), torch.nn.LazyLinear(2))
     assert model(torch.randn(5, 3, 7)).shape == (3, 2)

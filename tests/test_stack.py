@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -333,6 +334,19 @@ def test_compile_and_transforms(kind: str, name: str, sequences: bool) -> None:
     batch = torch.randn(2, T, B, I, **F64)
     for got, *expected in zip(flat(torch.vmap(layer)(batch)), *(flat(layer(b)) for b in batch), strict=True):
         torch.testing.assert_close(got, torch.stack(expected))
+
+
+@pytest.mark.parametrize("name", ["learned", "sizes both", "residual both", "sum", "single bias"])
+@pytest.mark.parametrize("sequences", [True, False], ids=["sequences", "last"])
+def test_trace_generalises_over_batch_and_time(name: str, sequences: bool) -> None:
+    layer = build("lstm", OPTIONS[name], 2, return_sequences=sequences).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and says so
+        traced: Any = torch.jit.trace(layer, (torch.randn(4, 2, I, **F64),))
+    for shape in ((7, 3, I), (2, 6, I)):
+        x = torch.randn(shape, **F64)
+        for a, b in zip(flat(traced(x)), flat(layer(x)), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @every_kind

@@ -50,6 +50,7 @@ class Recurrent(nn.Module):
     | ``bias_ih_l[k]`` | (G·H,) | |
     | ``bias_hh_l[k]`` | (G·H,) | |
     | ``weight_hr_l[k]`` | (P, H) | projects the output, if ``proj_size`` |
+    | ``initial_h``, … | (L·D, H), with projection (L·D, P) for the first | if ``learn_initial_state`` |
 
     All are drawn from U(-1/√H, 1/√H), in this order, as torch.nn does. Learned initial states come last; they are
     zero at first.
@@ -162,7 +163,8 @@ class Recurrent(nn.Module):
         Args:
             input: (T, B, I); with ``batch_first`` (B, T, I); one unbatched sequence (T, I); or a PackedSequence.
             hx: initial states, each (L·D, B, H), unbatched (L·D, H): one Tensor, or a tuple where the cell has several
-                states. Zeros by default.
+                states; a state is a list of L Tensors (D, B, H) where layers differ in size. By default zeros, or what
+                the layer has learned.
             lengths: (B,) integers from 0 to T, in any order and on any device: the rows of a padded batch end there.
 
         Returns:
