@@ -74,11 +74,15 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "output_dropout should be a number in range [0, 1], got 2",
     ),
-    "an unknown bias": (lambda: LSTM(3, 5, bias="one"), ValueError, "bias must be True, False or 'single', got 'one'"),
+    "an unknown bias": (
+        lambda: LSTM(3, 5, bias="one"),
+        TypeError,
+        "got: str 'one'; the only word it may be is 'single'",
+    ),
     "an unknown bias of a cell": (
         lambda: torchrnn.LSTMCell(3, 5, bias="one"),
-        ValueError,
-        "bias must be True, False or 'single', got 'one'",
+        TypeError,
+        "bias should be of type bool, got: str 'one'; the only word it may be is 'single'",
     ),
     "a number for a switch": (
         lambda: LSTM(3, 5, residual=1),  # type: ignore[arg-type]

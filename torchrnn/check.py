@@ -74,7 +74,7 @@ def boolean(name: str, value: Any) -> None:
 def bias(value: Any) -> None:
     """Check the ``bias`` of a layer or cell."""
     if isinstance(value, str) and value != "single":
-        raise ValueError(f"bias must be True, False or 'single', got {value!r}")
+        raise TypeError(f"bias should be of type bool, got: str {value!r}; the only word it may be is 'single'")
     if value != "single":
         boolean("bias", value)
 
