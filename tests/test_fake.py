@@ -62,11 +62,13 @@ def calls(kind: str, form: str, dtype: torch.dtype = torch.float32) -> list[tupl
         with torch.no_grad():
             module(x, **options)
     called = {f for f, _, _ in recorder.calls}
-    assert len(called) == 2 and called & FORWARD and called & BACKWARD
+    assert len(called) == 2
+    assert called & FORWARD
+    assert called & BACKWARD
     return recorder.calls
 
 
-def layout(tensors: list[torch.Tensor | None]) -> list[Any]:
+def layout(tensors: Any) -> list[Any]:
     return [None if t is None else (t.shape, t.stride(), t.dtype, t.storage_offset()) for t in tensors]
 
 

@@ -1,15 +1,17 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
-from torchrnn import nn
+from torchrnn import init, nn
 from torchrnn.call import explain, use
 from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError
 from torchrnn.convert import convert, is_recurrent
+from torchrnn.history import Trace
 from torchrnn.layer import Recurrent
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
+from torchrnn.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -23,10 +25,13 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
+    "Stream",
+    "Trace",
     "cell",
     "convert",
     "detach",
     "explain",
+    "init",
     "is_recurrent",
     "last",
     "nn",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from functools import cached_property
@@ -67,6 +69,31 @@ class Cell:
                 f"({', '.join(self.states)}), got {len(new)}"
             )
         return new
+
+    def gate_values(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...]) -> list[Tensor]:
+        """The gates of a step by what its function calls so; where it calls nothing so, both pre-activations' sum."""
+        _, local = self.watched(lambda: self(x, h, states))
+        G = len(self.gates)
+        sums = zip(self.gates, x.chunk(G, -1), h.chunk(G, -1), strict=True)
+        return [local[name] if isinstance(local.get(name), Tensor) else a + b for name, a, b in sums]
+
+    def watched(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+        """What ``run``, which makes a step, gives; and the local variables of the step when it returned."""
+        code, local = getattr(inspect.unwrap(self.step), "__code__", None), {}
+
+        def watch(frame: Any, event: str, result: Any) -> Any:
+            if frame.f_code is not code:
+                return None
+            if event == "return":
+                local.update(frame.f_locals)
+            return watch
+
+        before = sys.gettrace()
+        sys.settrace(watch)
+        try:
+            return run(), local
+        finally:
+            sys.settrace(before)
 
     @cached_property
     def reads_output(self) -> bool:

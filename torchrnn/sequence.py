@@ -38,6 +38,10 @@ class Form(Protocol):
         """The backend's output and final states -> the user's form."""
         ...
 
+    def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the backend's output each row's last and first step, (B, F), rows as the user has them; zero if none."""
+        ...
+
 
 class Dense:
     """(T, B, I): nothing to do."""
@@ -53,6 +57,12 @@ class Dense:
 
     def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output, states
+
+    def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        if not output.size(0):
+            none = output.sum(0)  # zeros, yet differentiable
+            return none, none
+        return output[-1], output[0]
 
 
 class BatchFirst(Dense):
@@ -79,6 +89,16 @@ class Packed(NamedTuple):
     def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:
         return self.sequence._replace(data=output), _rows(states, self.sequence.unsorted_indices)
 
+    def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = self.sequence.batch_sizes
+        B = int(sizes[0])
+        lengths = (sizes > torch.arange(B).unsqueeze(1)).sum(1)  # (B,)
+        begins = sizes.cumsum(0) - sizes
+        last = (begins[lengths - 1] + torch.arange(B)).to(output.device)
+        order = self.sequence.unsorted_indices
+        ends = output.index_select(0, last), output[:B]
+        return ends if order is None else (ends[0].index_select(0, order), ends[1].index_select(0, order))
+
 
 class Reshaped(NamedTuple):
     """Any number of batch dimensions but one: none, or several, which were joined into one."""
@@ -100,12 +120,24 @@ class Reshaped(NamedTuple):
         output, states = self.form.leave(output, states)
         return _part(output, self.at, self.dims), tuple(_part(s, 1, self.dims) for s in states)
 
+    def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        last, first = self.form.ends(output)
+        return _part(last, 0, self.dims), _part(first, 0, self.dims)
+
 
 class Planned:
     """Segments of a batch: steps that do not count are not computed; rows without any keep their initial state."""
 
-    def __init__(self, of: Plan, B: int, device: torch.device, restore: Callable[[Tensor], Any]) -> None:
-        self.plan, self.B, self.restore = of.to(device), B, restore
+    def __init__(
+        self,
+        of: Plan,
+        B: int,
+        device: torch.device,
+        row: Callable[[Tensor], Tensor],
+        restore: Callable[[Tensor], Any],
+    ) -> None:
+        self.plan, self.B = of.to(device), B
+        self.row, self.restore = row, restore  # the rows of steps of the input; a result for each step in its form
         self.initial: list[Tensor] = []  # the user's states where they were given
 
     def batch(self, x: Tensor) -> tuple[int, ...]:
@@ -127,6 +159,16 @@ class Planned:
             none = [s.new_zeros(s.size(0), 1, s.size(2)) for s in states]
             states = tuple(torch.cat(parts, 1) for parts in zip(states, given, none, strict=True))
         return restored, _rows_by_direction(states, self.plan.end)
+
+    def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        steps, places = self.plan.steps, self.plan.places
+        rows, none = self.row(steps), places.numel()
+        last = steps.new_full((self.B,), -1).scatter_reduce(0, rows, steps, "amax")
+        first = steps.new_full((self.B,), none).scatter_reduce(0, rows, steps, "amin")
+        padded = torch.cat((output, output.new_zeros(1, output.size(1))))  # row N, the place of what has none
+        places = torch.cat((places, places.new_full((1,), len(output))))
+        last = torch.where(last < 0, none, last)
+        return padded.index_select(0, places[last]), padded.index_select(0, places[first])
 
 
 _DENSE, _BATCH_FIRST = Dense(), BatchFirst()
@@ -191,15 +233,20 @@ def _plan(said: Steps, T: int, dims: tuple[int, ...], batch_first: bool, D: int)
 def _planned(x: Tensor, of: Plan, batch_first: bool) -> tuple[Tensor, Tensor, Form]:
     """A batch (T, B, I), with batch_first (B, T, I) -> its packed steps (N, I), batch sizes and form."""
     shape, B = x.shape[:2], x.size(0 if batch_first else 1)
-    return _gather(x.flatten(0, 1), Planned(of, B, x.device, lambda y: y.view(*shape, y.size(1))))
+
+    def row(steps: Tensor) -> Tensor:
+        return steps.div(shape[1], rounding_mode="floor") if batch_first else steps % B
+
+    return _gather(x.flatten(0, 1), Planned(of, B, x.device, row, lambda y: y.view(*shape, y.size(1))))
 
 
 def _listed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, Form]:
     """Sequences (T_i, I), at least one."""
     sizes = [len(s) for s in sequences]
     lengths, x = torch.tensor(sizes), torch.cat(sequences)
-    of = plan.make(len(sizes), 0, len(x), True, lengths, lengths.cumsum(0) - lengths)
-    return _gather(x, Planned(of, len(sizes), x.device, lambda y: list(y.split(sizes))))
+    ends = lengths.cumsum(0)
+    of = plan.make(len(sizes), 0, len(x), True, lengths, ends - lengths)
+    return _gather(x, Planned(of, len(sizes), x.device, _row_of(ends, x.device), lambda y: list(y.split(sizes))))
 
 
 def _jagged(input: Any) -> tuple[Tensor, Tensor, Form]:
@@ -212,7 +259,13 @@ def _jagged(input: Any) -> tuple[Tensor, Tensor, Form]:
         return torch.nested.nested_tensor_from_jagged(y, offsets, given)
 
     of = plan.make(len(lengths), 0, len(x), True, lengths, ends[:-1])
-    return _gather(x, Planned(of, len(lengths), x.device, restore))
+    return _gather(x, Planned(of, len(lengths), x.device, _row_of(ends[1:], x.device), restore))
+
+
+def _row_of(ends: Tensor, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The row of each step, where rows stand one after another."""
+    ends = ends.to(device)
+    return lambda steps: torch.searchsorted(ends, steps, right=True)
 
 
 def _gather(x: Tensor, form: Planned) -> tuple[Tensor, Tensor, Form]:

@@ -1,15 +1,17 @@
-"""A layer run step by step or chunk by chunk: it keeps the state, and where it can the weights packed for many steps."""
+"""A layer run step by step or chunk by chunk: it keeps the state, and the weights packed for many steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map
 
-from torchrnn import check
+from torchrnn import check, stack
 from torchrnn.backends import cpu
 from torchrnn.call import Call, choose
 from torchrnn.layer import Recurrent
@@ -62,7 +64,7 @@ class Stream:
         self.layer = layer
         self._state = state
         self._steps: list[tuple[Tensor, Tensor]] | None = None  # the state as the packed kernels leave it, by layer
-        self._packed: list[_Packed] | None = None
+        self._packed: _Packed | None = None
 
     @property
     def state(self) -> Any:
@@ -105,24 +107,30 @@ class Stream:
         return output
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Let the sequences begin anew.
+        """Let sequences begin anew, with zeros or the layer's learned initial state.
 
         Args:
             rows: (B,) bool, the rows of the batch that begin anew. All by default; the batch may then change.
+
+        Raises:
+            check.ArgumentError: the shape or the dtype of ``rows``.
         """
         if rows is None:
-            self.state = None
+            self._state = self._steps = None
             return
         state = self.state
         if state is None:
             return
-        states = state if isinstance(state, (tuple, list)) else (state,)
-        B = states[0].size(1)
+        B = self._batch(state)
         if not isinstance(rows, Tensor) or rows.dtype is not torch.bool or rows.shape != (B,):
             came = f"{tuple(rows.shape)} {rows.dtype}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
             raise check.ArgumentError(f"rows must be (B,) = ({B},) bool, True where a row begins anew, got {came}")
-        new = tuple(s.masked_fill(rows.view(-1, 1), 0) for s in states)
-        self.state = new if isinstance(state, (tuple, list)) else new[0]
+        at = rows.view(-1, 1, 1) if self.layer.batch_first_state else rows.view(-1, 1)
+        self.state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, B), state)
+
+    def _batch(self, state: Any) -> int:
+        """The batch size of a state in the form of ``hx``."""
+        return tree_leaves(state)[0].size(0 if self.layer.batch_first_state else 1)
 
     def detach(self) -> None:
         """Cut the graph behind the state: truncated backpropagation through time goes back to here."""
@@ -134,29 +142,29 @@ class Stream:
 
     def _packed_step(self, x: Tensor) -> Tensor | None:
         """The next step by packed weights, or None where the layer or the call is not for them."""
-        weights = self.layer._flat_weights
+        layer = self.layer
+        weights = layer._flat_weights
         packed = self._packed
         if packed is None or not packed.current(weights):
-            packed = self._packed = pack(self.layer, weights)
+            packed = self._packed = _pack(layer, weights)
+        if not packed.by_layer:
+            return None
         steps = self._steps
         if steps is None:
-            steps = self._steps_of(x)
-        w = weights[0]
-        if x.shape != (steps[0][0].size(0), self.layer.input_size) or x.dtype is not w.dtype or not packed.by_layer:
-            return None  # the layer's own way, or its message
-        call = Call(self.layer.cell, x, steps[0], weights, self.layer.bias is not False, one_step=True)
-        if choose(call) is not cpu:
+            batch = x.unsqueeze(0 if not layer.batch_first else 1)
+            states = layer.request(batch, self._state)[0].states
+            steps = [(states[0][k], states[-1][k]) for k in range(layer.num_layers)]
+        if x.shape != (steps[0][0].size(0), layer.input_size):
+            return None  # which finds the words
+        call = Call(layer.cell, x, steps[0], weights, layer.bias is not False, one_step=True)
+        if x.dtype is not weights[0].dtype or choose(call) is not cpu:
             return None
-        self._steps = []
-        for k, (h, c) in enumerate(steps):
-            x, c = cpu.packed_step(call.cell, packed.by_layer[k], x, h, c, call.bias)
-            self._steps.append((x, x if c is None else c))
+        done = []
+        for (h, c), weights_of in zip(steps, packed.by_layer, strict=True):
+            x, c = cpu.packed_step(call.cell, weights_of, x, h, c, call.bias)
+            done.append((x, x if c is None else c))
+        self._steps = done
         return x
-
-    def _steps_of(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The state as the packed kernels take it: for each layer the first and the last of the states, (B, H)."""
-        call, _ = self.layer.request(x.unsqueeze(0), self._state)
-        return [(call.states[0][k], call.states[-1][k]) for k in range(self.layer.num_layers)]
 
 
 class _Packed(NamedTuple):
@@ -169,8 +177,30 @@ class _Packed(NamedTuple):
 
     def current(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the weights that were packed, unchanged as far as torch counts."""
-        return (
+        return not self.by_layer or (
             all(map(is_, weights, self.weights))
             and [w._version for w in weights] == self.versions
             and [w.data_ptr() for w in weights] == self.places
         )
+
+
+def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
+    """The weights of a layer, packed if its steps are those of the kernels for many steps and nothing more."""
+    call, _ = layer.request(weights[0].new_zeros((1, 1, layer.input_size)))
+    plain = (
+        not layer.proj_size
+        and not layer.residual
+        and not isinstance(layer.hidden_size, list)
+        and layer.return_sequences
+        and not (layer.training and (layer.dropout or layer.output_dropout))
+        and len(call.states) <= 2
+        and all(type(w) is nn.Parameter and not w.is_inference() for w in weights)
+        and choose(call._replace(x=call.x[0], one_step=True)) is cpu
+    )
+    by_layer, of = [], len(call.weights) // layer.num_layers
+    first, *_, last = (*call.states, *call.states)
+    for k in range(layer.num_layers if plain else 0):
+        states = first[k], last[k]
+        by_layer.append(cpu.pack(call.cell, states, call.weights[k * of : (k + 1) * of], call.bias))
+    counted = weights if plain else ()
+    return _Packed(weights, [w._version for w in counted], [w.data_ptr() for w in counted], by_layer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -122,21 +121,7 @@ def _decomposed(op: Any) -> bool:
 
 def _run(cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The new states, and the tensors among the local variables of the step when it returns."""
-    code, found = getattr(inspect.unwrap(cell.step), "__code__", None), {}
-
-    def watch(frame: Any, event: str, result: Any) -> Any:
-        if frame.f_code is not code:
-            return None
-        if event == "return":
-            found.update(frame.f_locals)
-        return watch
-
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
-        new = cell.step(cell._gates(*x), cell._gates(*h), cell._states(*s))
-    finally:
-        sys.settrace(before)
+    new, found = cell.watched(lambda: cell.step(cell._gates(*x), cell._gates(*h), cell._states(*s)))
     new = [new] if isinstance(new, Tensor) else list(new)
     if len(new) != len(s):
         raise TypeError(f"cell {cell.name!r}: the step function must return {len(s)} states, got {len(new)}")

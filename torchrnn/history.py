@@ -1,0 +1,156 @@
+"""What happened inside a layer: its states and gates at every step, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
+
+from torchrnn.call import Call
+from torchrnn.sequence import Form, States
+
+if TYPE_CHECKING:
+    from torchrnn.layer import Recurrent
+
+
+class Happened(NamedTuple):
+    """One layer's call and its states at all steps, each (D, T, B, H), packed (D, N, H)."""
+
+    call: Call
+    states: States
+
+
+class Trace:
+    """The states and gates of all layers and directions at every step, by name: what ``return_all=True`` gives.
+
+    ``trace.c`` is the state ``c``, (L, D, T, B, H), whatever ``batch_first`` is; of a single sequence (L, D, T, H). A
+    gate is what the cell's function calls by its name: in the LSTM ``trace.f`` is the forget gate after its sigmoid.
+    Where the function calls nothing so, as the RNN's ``a``, it is the sum of both products before the activation. Steps
+    that do not count are zero. All of it is differentiable. Where layers differ in size each name stands for a list of
+    Tensors (D, T, B, H).
+
+    Attributes:
+        states: the states by name. The first is the output, with ``proj_size`` projected.
+        gates: the gates by name, where ``trace.i`` is short for ``trace.gates["i"]`` unless a state has that name.
+
+    Example:
+        ```python
+        import torch
+        import torchrnn
+
+        output, (h_n, c_n), trace = torchrnn.LSTM(3, 5)(torch.randn(7, 2, 3), return_all=True)
+        assert torch.equal(trace.c[0, 0, -1], c_n[0])
+        print(trace)
+        ```
+
+        ```output
+        h  (L, D, T, B, H) = (1, 1, 7, 2, 5)  state
+        c  (L, D, T, B, H) = (1, 1, 7, 2, 5)  state
+        i  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
+        f  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
+        g  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
+        o  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
+        ```
+    """
+
+    def __init__(self, states: dict[str, Any], gates: dict[str, Any]) -> None:
+        self.states = states
+        self.gates = gates
+
+    def __getattr__(self, name: str) -> Any:
+        for kind in ("states", "gates"):
+            found = self.__dict__.get(kind, {})
+            if name in found:
+                return found[name]
+        names = ", ".join([*self.__dict__.get("states", ()), *self.__dict__.get("gates", ())])
+        raise AttributeError(f"the trace has no {name!r}: it has {names}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self.states, *self.gates)))
+
+    def __repr__(self) -> str:
+        lines = []
+        width = max(map(len, self))
+        for kind, named in (("state", self.states), ("gate", self.gates)):
+            for name, value in named.items():
+                lines.append(f"{name:{width}}  {_shape(value)}  {kind}")
+        return "\n".join(lines)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(f"layer {k}: {_shape_of(v, ('D',))}" for k, v in enumerate(value))
+    return _shape_of(value, ("L", "D"))
+
+
+def _shape_of(value: Tensor, front: tuple[str, ...]) -> str:
+    batch = value.dim() - len(front) - 2
+    letters = (*front, "T", *(["B"] if batch == 1 else [f"B{k + 1}" for k in range(batch)]), "H")
+    return f"({', '.join(letters)}) = {tuple(value.shape)}"
+
+
+def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happened]) -> Trace:
+    """The trace of a call, in the rows of the user's batch."""
+    names = (*layer.cell.states, *layer.cell.gates)
+    by_layer = [(*h.states, *gates(h)) for h in happened]  # each (D, T, B, H), packed (D, N, H)
+    joined = torch.cat([t.movedim(0, -2).flatten(-2) for values in by_layer for t in values], -1)
+    steps = _dense(form.leave(joined, finals)[0], layer.batch_first)  # (T, B, all features)
+    parts = iter(steps.split([t.size(0) * t.size(-1) for values in by_layer for t in values], -1))
+    D = 2 if layer.bidirectional else 1
+    restored = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in names] for _ in by_layer]
+    found = [list(of) for of in zip(*restored, strict=True)]  # by name, then layer: (D, T, B, H)
+    if not isinstance(layer.hidden_size, list):
+        found = [torch.stack(of) for of in found]
+    S = len(layer.cell.states)
+    return Trace(
+        dict(zip(layer.cell.states, found[:S], strict=True)), dict(zip(layer.cell.gates, found[S:], strict=True))
+    )
+
+
+def gates(of: Happened) -> list[Tensor]:
+    """A layer's gates at all steps, shaped as its states: all steps at once, since all states are known."""
+    call, states = of
+    D, G = states[0].size(0), len(call.cell.gates)
+    per_direction = len(call.weights) // D
+    shape, x = call.x.shape[:-1], call.x.flatten(0, -2)
+    found = []
+    for d in range(D):
+        w_ih, w_hh, *rest = call.weights[d * per_direction : (d + 1) * per_direction]
+        b_ih, b_hh = rest[:2] if call.bias else (None, None)
+        before = _before(call, reverse=d == 1).to(x.device)
+        previous = tuple(
+            torch.cat((initial[d], s[d].flatten(0, -2))).index_select(0, before)
+            for initial, s in zip(call.states, states, strict=True)
+        )
+        values = call.cell.gate_values(F.linear(x, w_ih, b_ih), F.linear(previous[0], w_hh, b_hh), previous)
+        found.append([v.unflatten(0, shape) for v in values])
+    return [torch.stack([found[d][g] for d in range(D)]) for g in range(G)]
+
+
+def _before(call: Call, *, reverse: bool) -> Tensor:
+    """For each step where its previous state stands among the initial states (B, H) and those of all steps."""
+    B = call.states[0].size(1)
+    sizes = torch.full((call.x.size(0),), B) if call.batch_sizes is None else call.batch_sizes
+    first = sizes.cumsum(0) - sizes
+    time = torch.repeat_interleave(sizes)
+    row = torch.arange(time.numel()) - first[time]
+    other = time + 1 if reverse else time - 1
+    there = (other >= 0) & (other < sizes.numel())
+    other = other.clamp(0, max(sizes.numel() - 1, 0))
+    there &= row < sizes[other]
+    return torch.where(there, B + first[other] + row, row)
+
+
+def _dense(output: Any, batch_first: bool) -> Tensor:
+    """A layer's output in the user's form -> (T, B, F), padded with zeros; of a single sequence (T, F)."""
+    if isinstance(output, PackedSequence):
+        return pad_packed_sequence(output)[0]
+    if isinstance(output, list):
+        return pad_sequence(output)
+    if output.is_nested:
+        return output.to_padded_tensor(0.0).transpose(0, 1)
+    return output.movedim(-2, 0) if batch_first else output
