@@ -85,6 +85,8 @@ static std::pair<int64_t, int64_t> order(std::vector<Segment>& segments) {
 static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool> plan(
     int64_t B, int64_t T, int64_t M, bool batch_first, std::optional<Tensor> lengths, std::optional<Tensor> first,
     std::optional<Tensor> mask, std::optional<Tensor> reset, bool to_zero, int64_t D) {
+  STD_TORCH_CHECK(B >= 0 && T >= 0 && M >= 0 && (D == 1 || D == 2), "B, T and M are sizes, D is 1 or 2, got ", B, ", ",
+                  T, ", ", M, ", ", D);
   const int64_t *length = of_rows(lengths, B, "lengths"), *begin = of_rows(first, B, "first");
   Flags valid(mask, B, T, "mask", true), begins(reset, B, T, "reset", false);
   int64_t stride = batch_first ? 1 : B;

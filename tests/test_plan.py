@@ -91,6 +91,7 @@ def test_the_library_reads_no_memory_that_is_not_its_own() -> None:
         {"lengths": None, "reset": torch.ones(2, 4)},
         {"lengths": None, "first": torch.tensor([0, 5])},
         {"lengths": None, "first": torch.tensor([-1, 0])},
+        {"lengths": None, "reset": torch.ones(2, 4) > 0, "D": 3},
     ):
         with pytest.raises(RuntimeError):
             plan.make(2, 4, 8, True, **wrong)
