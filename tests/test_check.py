@@ -383,8 +383,8 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         "dropout should be a number in range [0, 1]",
     ),
     "a dropout in words": (lambda: torchrnn.LSTM(3, 5, dropout="half"), ValueError, "dropout should be a number"),  # type: ignore[arg-type]
-    "a list of sizes": (
-        lambda: torchrnn.LSTM(3, [5, 6]),  # type: ignore[arg-type]
+    "a list of sizes for a cell": (
+        lambda: torchrnn.LSTMCell(3, [5, 6]),  # type: ignore[arg-type]
         TypeError,
         "hidden_size should be of type int, got: list",
     ),

@@ -1,7 +1,7 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
-from torchrnn import nn
+from torchrnn import init, nn
 from torchrnn.call import explain, use
 from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -27,6 +27,7 @@ __all__ = [
     "convert",
     "detach",
     "explain",
+    "init",
     "is_recurrent",
     "last",
     "nn",

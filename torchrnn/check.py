@@ -26,8 +26,9 @@ class ArgumentError(ValueError, RuntimeError):
 def sizes(input_size: Any, hidden_size: Any) -> None:
     """Check what layers and cells have in common, in torch.nn's words."""
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
-        if not isinstance(value, int):
-            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if not isinstance(value, int) and not (name == "input_size" and value is None):
+            hint = "; None leaves it to the first input" if name == "input_size" else ""
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}{hint}")
 
 
 def layer_options(layer: Recurrent, dropout: Any) -> None:
@@ -40,33 +41,44 @@ def layer_options(layer: Recurrent, dropout: Any) -> None:
     if dropout and layer.num_layers == 1:  # type: ignore[truthy-bool]
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects num_layers "
-            f"greater than 1, but got dropout={dropout} and num_layers={layer.num_layers}",
-            stacklevel=_caller_of_constructor(),
+            f"greater than 1, but got dropout={dropout} and num_layers={layer.num_layers}; output_dropout= acts on the "
+            "output of the last layer",
+            stacklevel=caller_of_constructor(),
         )
-    sizes(layer.input_size, layer.hidden_size)
-    _bool("bias", layer.bias)
-    _bool("batch_first", layer.batch_first)
-    for name in ("input_size", "hidden_size", "num_layers"):
-        if getattr(layer, name) <= 0:
-            raise ValueError(f"{name} must be greater than zero, got {getattr(layer, name)}")
+    smallest = min(layer.hidden_size) if isinstance(layer.hidden_size, list) else layer.hidden_size
+    sizes(layer.input_size, smallest)
+    bias(layer.bias)
+    boolean("batch_first", layer.batch_first)
+    for name, value in (("input_size", layer.input_size), ("hidden_size", smallest), ("num_layers", layer.num_layers)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {value}")
     if layer.proj_size < 0:
         raise ValueError(
             f"proj_size should be a positive integer or zero to disable projections, got {layer.proj_size}"
         )
-    if layer.proj_size >= layer.hidden_size:
-        raise ValueError(f"proj_size has to be smaller than hidden_size, got {layer.proj_size} and {layer.hidden_size}")
+    if layer.proj_size >= smallest:
+        raise ValueError(f"proj_size has to be smaller than hidden_size, got {layer.proj_size} and {smallest}")
     if layer.proj_size and layer.cell.reads_output:
         raise ValueError(
             f"proj_size needs a cell that sees its output through weight_hh only; {layer.cell.name!r} reads it directly"
         )
 
 
-def _bool(name: str, value: Any) -> None:
+def boolean(name: str, value: Any) -> None:
+    """Check an argument that is True or False, in torch.nn's words."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
 
 
-def _caller_of_constructor() -> int:
+def bias(value: Any) -> None:
+    """Check the ``bias`` of a layer or cell."""
+    if isinstance(value, str) and value != "single":
+        raise TypeError(f"bias should be of type bool, got: str {value!r}; the only word it may be is 'single'")
+    if value != "single":
+        boolean("bias", value)
+
+
+def caller_of_constructor() -> int:
     """The stack level of the line that constructs the layer, counted from the caller of this function."""
     import sys
 
@@ -134,10 +146,11 @@ def batch_letters(layer: Recurrent, dims: int) -> str:
     return f"({batch}, T, I)" if layer.batch_first else f"(T, {batch}, I)"
 
 
-def sequence(name: str, x: Tensor, I: int, weight: Tensor, letters: str) -> None:
+def sequence(name: str, x: Tensor, I: int | None, weight: Tensor, letters: str) -> None:
     """Raise unless ``x``, whose dimensions are right, has I features and the dtype and device of the weights."""
     _numbers(name, x, weight, "RNN input")
-    _features(name, x, I, letters)
+    if I is not None:
+        _features(name, x, I, letters)
     _matches_weight(name, x, weight, "RNN input")
 
 
@@ -151,7 +164,7 @@ def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
             f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead: a cell takes one step "
             f"(B, I) or unbatched (I,), got {_shape(input)}; give a whole sequence to the layer, or loop over its steps"
         )
-    if input.size(-1) != cell.input_size:
+    if cell.input_size is not None and input.size(-1) != cell.input_size:
         raise ArgumentError(
             f"input has inconsistent input_size: got {input.size(-1)} expected {cell.input_size}; input must be "
             f"(B, I) = (B, {cell.input_size}), got {_shape(input)}"
@@ -166,14 +179,57 @@ def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
 
 def layer_states(layer: Recurrent, hx: Any, x: Tensor, shape: tuple[int, ...]) -> None:
     """Raise for initial states that a layer cannot take: for input ``x`` they are ``shape`` by the state's width."""
-    batch = ["B"] if len(shape) == 2 else [f"B{k}" for k in range(1, len(shape))]
-    letters = f"({', '.join(['L·D', *batch, 'H'])})"
     for name, state, width in _each_state(layer, hx, layer.proj_size or layer.hidden_size):
-        expected = (*shape, width)
-        if not broadcasts(_shape(state), expected):
-            hint = _state_hint(layer, _shape(state), expected, name)
-            raise ArgumentError(f"{name} must be {letters} = {expected}, got {_shape(state)}{hint}")
-        _matches_input(name, state, x)
+        layer_state(layer, name, state, (*shape, width), x)
+
+
+def layer_state(
+    layer: Recurrent, name: str, state: Any, expected: tuple[int, ...], x: Tensor, of_layer: int | None = None
+) -> None:
+    """Raise for an initial state that a layer cannot take; of one layer's where layers differ in size."""
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(state).__name__}{_as_tensor(state, name)}")
+    came, rows = _shape(state), "L·D" if of_layer is None else "D"
+    if not broadcasts(came, expected):
+        hint = _state_hint(layer, came, expected, name) if of_layer is None else f": the state of layer {of_layer}"
+        batch = ["B"] if len(expected) == 3 else [f"B{k}" for k in range(1, len(expected) - 1)]
+        letters = [rows, *batch, "H"]
+        if layer.batch_first_state and len(expected) > 2:
+            # the user's batch came first, and has been moved
+            letters, expected = [*batch, rows, "H"], _batch_first(expected)
+            if len(came) > 2:
+                came = _batch_first(came)
+                if len(came) == 3 and came == (expected[1], expected[0], expected[2]):
+                    hint = f": with batch_first_state=True the batch comes first; use {name}.transpose(0, 1)"
+        raise ArgumentError(f"{name} must be ({', '.join(letters)}) = {expected}, got {came}{hint}")
+    _matches_input(name, state, x)
+
+
+def _batch_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[1:-1], shape[0], shape[-1])
+
+
+def lists_of_states(layer: Recurrent, hx: Any) -> list[Any]:
+    """The initial states of layers that differ in size: for each state a list of L; raises for another structure."""
+    names, L = layer.cell.states, layer.num_layers
+    sizes = f"hidden_size={layer.hidden_size}"
+    one = f"a list of {L} Tensors, one (D, B, H) for each layer"
+    groups = [hx] if len(names) == 1 else hx
+    if not isinstance(groups, (list, tuple)) or len(groups) != len(names):
+        raise TypeError(
+            f"hx must be a tuple ({', '.join(names)}) of lists, got {_kind(hx)}: with {sizes} each state is {one}"
+        )
+    for k, group in enumerate(groups):
+        if not isinstance(group, (list, tuple)) or len(group) != L:
+            name = "hx" if len(names) == 1 else f"hx[{k}]"
+            raise TypeError(f"{name} must be {one}, got {_kind(group)}: {sizes}")
+    return list(groups)
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, Tensor):
+        return f"one Tensor {_shape(given)}"
+    return f"{len(given)} items" if isinstance(given, (tuple, list)) else f"a {type(given).__name__}"
 
 
 def broadcasts(came: tuple[int, ...], expected: tuple[int, ...]) -> bool:
@@ -241,7 +297,7 @@ def _state_hint(layer: Recurrent, came: tuple[int, ...], expected: tuple[int, ..
         return f": it has {len(came)} dimensions, not {len(expected)}"
     if len(came) == 3 and came == (expected[1], expected[0], expected[2]):
         why = "batch_first does not move the batch of hx" if layer.batch_first else "the batch comes second"
-        return f": {why}; use {name}.transpose(0, 1)"
+        return f": {why}; use {name}.transpose(0, 1), or build the layer with batch_first_state=True"
     if came[-1] != expected[-1]:
         which = "proj_size" if expected[-1] == layer.proj_size else "hidden_size"
         return f": H is the layer's {which}"

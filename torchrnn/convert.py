@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from torchrnn import arguments
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.layer import Recurrent
 from torchrnn.step import RecurrentCell
@@ -83,7 +84,10 @@ def convert(model: Model, to: str = "torchrnn", *, report: Callable[[str], Any] 
             continue
         called = f"{name or 'the model itself'}: {_kind(module)}({module.extra_repr()})"
         target = classes.get(_plain_class(module))
-        if target is not None:
+        missing = _missing(module) if target is not None and to == "torch" else None
+        if missing is not None:
+            tell(f"{called} is left: {missing}")
+        elif target is not None:
             _become(module, target)
             tell(f"{called} is now {to}{'.nn' if to == 'torch' else ''}.{target.__name__}")
         else:
@@ -99,6 +103,21 @@ def _plain_class(module: nn.Module) -> type[nn.Module]:
 
 def _kind(module: nn.Module) -> str:
     return _plain_class(module).__name__
+
+
+def _missing(module: Any) -> str | None:
+    """Why torch.nn cannot be what a module of ours is, or None."""
+    if module.input_size is None:
+        return "its input size is not known yet: call it once first"
+    lacks = arguments.beyond_torch(module) if isinstance(module, Recurrent) else []
+    lacks = [option for option in lacks if not option.startswith("forget_bias")]  # it has been drawn
+    if isinstance(module, RNN) and module.proj_size:
+        lacks.append(f"proj_size={module.proj_size}")
+    if isinstance(module.hidden_size, list):
+        lacks.append(f"hidden_size={module.hidden_size}")
+    if module.bias == "single":
+        lacks.append("bias='single'")
+    return f"torch.nn's {_kind(module)} has no {', '.join(lacks)}" if lacks else None
 
 
 def _why_left(module: nn.Module, to: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from torchrnn import check, sequence
+from torchrnn import arguments, check, init, lazy, parameters, sequence, stack
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
@@ -20,16 +19,27 @@ class Recurrent(nn.Module):
     r"""A stack of recurrent layers over a sequence, for the cell that a subclass names.
 
     Args:
-        input_size: I, features of the input at each step.
-        hidden_size: H, features of a state.
+        input_size: I, features of the input at each step; ``None``: those of the first input.
+        hidden_size: H, features of a state; or a list, H for each layer.
         num_layers: L, layers on top of each other; each takes the output of the one below.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        bias: whether there are ``bias_ih`` and ``bias_hh``; ``"single"``: ``bias_ih`` alone.
         batch_first: input and output are (B, T, …) instead of (T, B, …). The states do not change.
         dropout: probability of zeroing an element of the output of every layer but the last, in training.
         bidirectional: D = 2: a second sweep runs backward in time; the outputs of both are joined, forward first.
         proj_size: P, if not 0, the size to which the output, and so what ``weight_hh`` sees, is projected.
         device: of the parameters.
         dtype: of the parameters.
+        return_sequences: if False, the call returns only each row's last output (B, D·H), no tuple: of the forward
+            direction at the row's last step, of the backward one at its first; of an empty row zero.
+        merge_mode: how the outputs of both directions are joined, between layers too: ``"concat"``, ``"sum"``,
+            ``"mean"`` or ``"mul"``. All but the first make D·H below an H.
+        residual: every layer above the first adds its input to its output, before dropout.
+        forget_bias: b, the first value of the forget gate's bias: b in ``bias_ih``, 0 in ``bias_hh``.
+        learn_initial_state: where no ``hx`` is given, the states begin as parameters ``initial_h`` … (L·D, H).
+        batch_first_state: initial and final states are (B, L·D, H).
+        output_dropout: probability of zeroing an element of the output of the last layer, in training.
+
+    The options after ``dtype`` are by keyword, and shown one by one in the guide *Options*.
 
     Parameters, for layer ``k`` (``_reverse`` is appended for the backward direction), with G gates:
 
@@ -40,79 +50,106 @@ class Recurrent(nn.Module):
     | ``bias_ih_l[k]`` | (G·H,) | |
     | ``bias_hh_l[k]`` | (G·H,) | |
     | ``weight_hr_l[k]`` | (P, H) | projects the output, if ``proj_size`` |
+    | ``initial_h``, … | (L·D, H), with projection (L·D, P) for the first | if ``learn_initial_state`` |
 
-    All are drawn from U(-1/√H, 1/√H), in this order, as torch.nn does.
+    All are drawn from U(-1/√H, 1/√H), in this order, as torch.nn does. Learned initial states come last; they are
+    zero at first.
 
     Raises:
-        ValueError: a size or the dropout is out of range.
+        ValueError: a size or an option is out of range, or two arguments do not go together.
         TypeError: an argument has the wrong type.
     """
 
     cell: ClassVar[Cell]  # set by the subclass; RNN has two
 
-    input_size: int
-    hidden_size: int
+    input_size: Any  # int; None until the first call
+    hidden_size: Any  # int; a list where layers differ
     num_layers: int
-    bias: bool
+    bias: bool | str
     batch_first: bool
     dropout: float
     bidirectional: bool
     proj_size: int
     mode: str
+    # attributes of the class, so that a layer of torch.nn becomes ours by its class alone
+    return_sequences: bool = arguments.DEFAULTS["return_sequences"]
+    merge_mode: str = arguments.DEFAULTS["merge_mode"]
+    residual: bool = arguments.DEFAULTS["residual"]
+    forget_bias: float | None = arguments.DEFAULTS["forget_bias"]
+    learn_initial_state: bool = arguments.DEFAULTS["learn_initial_state"]
+    batch_first_state: bool = arguments.DEFAULTS["batch_first_state"]
+    output_dropout: float = arguments.DEFAULTS["output_dropout"]
+    _beyond: bool = False  # whether anything is asked for that torch.nn's layers do not do
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
+        input_size: int | None,
+        hidden_size: int | Sequence[int],
+        num_layers: int = arguments.ONE,
+        bias: bool | str = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        return_sequences: bool = True,
+        merge_mode: str = "concat",
+        residual: bool = False,
+        forget_bias: float | None = None,
+        learn_initial_state: bool = False,
+        batch_first_state: bool = False,
+        output_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.mode = self.cell.name.upper()
         self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
+        self.hidden_size, self.num_layers = arguments.sizes(hidden_size, num_layers)
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         check.layer_options(self, dropout)
         self.dropout = float(dropout)
-        self._all_weights: list[list[str]] = []
-        for shapes in self._shapes():
-            for name, shape in shapes.items():
-                self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-            self._all_weights.append(list(shapes))
+        wanted = {
+            "return_sequences": return_sequences,
+            "merge_mode": merge_mode,
+            "residual": residual,
+            "forget_bias": forget_bias,
+            "learn_initial_state": learn_initial_state,
+            "batch_first_state": batch_first_state,
+            "output_dropout": output_dropout,
+        }
+        arguments.keep(self, wanted)
+        self._all_weights: list[list[str]] = [list(shapes) for shapes in parameters.weights(self)]
         self._flat_weights_names = [name for names in self._all_weights for name in names]
+        for name, shape in self._parameter_shapes().items():
+            self.register_parameter(name, lazy.parameter(shape, input_size is None, device, dtype))
         self.reset_parameters()
 
-    def _shapes(self) -> list[dict[str, tuple[int, ...]]]:
-        """Name and shape of the parameters of each layer and direction, in torch.nn's order."""
-        GH, D = len(self.cell.gates) * self.hidden_size, 2 if self.bidirectional else 1
-        out = self.proj_size or self.hidden_size
-        shapes = []
-        for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else D * out
-            for end in (f"l{layer}", f"l{layer}_reverse")[:D]:
-                of: dict[str, tuple[int, ...]] = {f"weight_ih_{end}": (GH, width), f"weight_hh_{end}": (GH, out)}
-                if self.bias:
-                    of |= {f"bias_ih_{end}": (GH,), f"bias_hh_{end}": (GH,)}
-                if self.proj_size:
-                    of[f"weight_hr_{end}"] = (self.proj_size, self.hidden_size)
-                shapes.append(of)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in arguments.DEFAULTS:  # also one set later
+            self._beyond = True
+        super().__setattr__(name, value)
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of all parameters: weights in torch.nn's order, then learned initial states."""
+        shapes = {name: shape for of in parameters.weights(self) for name, shape in of.items()}
+        if self.learn_initial_state:
+            shapes |= {state.name: (state.rows, state.width) for state in parameters.states(self)}
         return shapes
 
+    def _weight_names(self) -> list[str]:
+        return self._flat_weights_names
+
     def reset_parameters(self) -> None:
-        """Draw all parameters anew from U(-1/√H, 1/√H)."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for weight in self.parameters():
-            nn.init.uniform_(weight, -bound, bound)
+        """Draw all weights anew from U(-1/√H, 1/√H); then ``forget_bias``; learned initial states become zero."""
+        if self.input_size is None:
+            return  # there is nothing yet
+        parameters.draw(self)
+        if self.forget_bias is not None:
+            init.forget_bias_(self, self.forget_bias)
 
     def forward(
         self,
@@ -123,7 +160,7 @@ class Recurrent(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         reset_to: str = "zero",
-    ) -> tuple[Any, Any]:
+    ) -> Any:
         """Run the layers over a sequence.
 
         Args:
@@ -131,8 +168,9 @@ class Recurrent(nn.Module):
                 (T, B1, B2, …, I), with ``batch_first`` (B1, B2, …, T, I); a PackedSequence; a list of sequences
                 (T_i, I); or a jagged nested tensor (B, j, I), whatever ``batch_first`` is.
             hx: initial states, each (L·D, B, H), unbatched (L·D, H), with several batch dimensions
-                (L·D, B1, B2, …, H): one Tensor, or a tuple where the cell has several states. One of batch 1 is for all
-                rows. Zeros by default.
+                (L·D, B1, B2, …, H): one Tensor, or a tuple where the cell has several states; a state is a list of L
+                Tensors (D, B, H) where layers differ in size. One of batch 1 is for all rows. By default zeros, or what
+                the layer has learned.
             lengths: (B,) integers from 0 to T, in any order and on any device: the rows of a padded batch end there.
                 What stands beyond, even NaN, reaches nothing.
             mask: (T, B) bool, with ``batch_first`` (B, T), unbatched (T,): where it is False the step is left out: the
@@ -145,7 +183,7 @@ class Recurrent(nn.Module):
         Returns:
             The output of the last layer, in the form of the input, with D·H (or D·P) features: zero for steps that do
             not count. And the final states, in the form of ``hx``: a row's state at its own end, going backward at its
-            own beginning.
+            own beginning. With ``return_sequences=False`` the last output of each row alone.
 
         Raises:
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
@@ -156,6 +194,8 @@ class Recurrent(nn.Module):
             default = sequence.Steps._field_defaults
             return as_one_node(self, input, hx, **{k: v for k, v in said.items() if v is not default[k]})
         call, form = self.request(input, hx, lengths, mask, reset, reset_to)
+        if self._beyond:
+            return stack.run(self, call, form)
         output, states = form.leave(*choose(call).run(call))
         return output, states[0] if len(states) == 1 else states
 
@@ -184,10 +224,14 @@ class Recurrent(nn.Module):
         ):
             said = sequence.Steps(lengths, mask, reset, reset_to)
             x, batch_sizes, form = sequence.enter(self, input, weights[0], said)
+            if self.input_size is None:
+                lazy.materialize(self, x.size(-1))
         else:
             x, batch_sizes, form = sequence.plain(input, self.batch_first)
         LD = self.num_layers * (2 if self.bidirectional else 1)
-        if hx is None:
+        if self._beyond:
+            weights, states = stack.weights(self, weights), stack.initial(self, hx, form, x)
+        elif hx is None:
             states = self._zeros((LD, form.rows(x)), x)
         else:
             states = form.enter_states(self._given(hx, (LD, *form.batch(x)), x))
@@ -196,7 +240,7 @@ class Recurrent(nn.Module):
             x,
             states,
             weights,
-            self.bias,
+            self.bias is not False,
             self.num_layers,
             self.dropout if self.training else 0.0,
             self.training,
@@ -244,5 +288,18 @@ class Recurrent(nn.Module):
         """The arguments that differ from their defaults, as torch.nn prints them."""
         defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
         defaults |= {"dropout": 0, "bidirectional": False}
-        changed = [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+        changed = [
+            f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
+        ]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed, *arguments.beyond_torch(self)])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.input_size is None:
+            lazy.save(self, destination, prefix, keep_vars)
+        else:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.input_size is None:
+            lazy.before_loading(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

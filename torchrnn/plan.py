@@ -82,6 +82,25 @@ def make(
     return _of_rows(lengths, M, _pack(lengths, first, 1 if batch_first else B))
 
 
+def ends(of: Plan, row: Tensor, B: int) -> tuple[Tensor, Tensor]:
+    """For each of B rows the segment of its last valid step, and that of its first; S: it has none.
+
+    ``row`` (N,) says of which row each packed step is. The final segment of a row may lack steps, so this is not `end`.
+    """
+    sizes, none = of.batch_sizes, of.steps.new_full((B,), of.S)
+    if not len(sizes):
+        return none, none
+    before = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    segment = (torch.arange(len(before)) - before).to(row.device)
+    M = of.places.numel()
+    last = of.steps.new_full((B,), -1).scatter_reduce(0, row, of.steps, "amax")
+    first = of.steps.new_full((B,), M).scatter_reduce(0, row, of.steps, "amin")
+    there = last >= 0
+    found = (segment[of.places[m.clamp(0, M - 1)].clamp(max=len(segment) - 1)] for m in (last, first))
+    forward, backward = (torch.where(there, s, none) for s in found)
+    return forward, backward
+
+
 def _by_library() -> bool:
     """Whether our library makes the plan: what looks into each operation shall find torch's."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or transform() is not None:

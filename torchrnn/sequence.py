@@ -38,6 +38,10 @@ class Form(Protocol):
         """The backend's output and final states -> the user's form."""
         ...
 
+    def ends(self, last: States) -> States:
+        """By direction, the last output of each of the backend's rows (rows, P) -> the user's (B, P), zero if empty."""
+        ...
+
 
 class Dense:
     """(T, B, I): nothing to do."""
@@ -53,6 +57,9 @@ class Dense:
 
     def leave(self, output: Tensor, states: States) -> tuple[Tensor, States]:
         return output, states
+
+    def ends(self, last: States) -> States:
+        return last
 
 
 class BatchFirst(Dense):
@@ -79,6 +86,10 @@ class Packed(NamedTuple):
     def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:
         return self.sequence._replace(data=output), _rows(states, self.sequence.unsorted_indices)
 
+    def ends(self, last: States) -> States:
+        order = self.sequence.unsorted_indices
+        return last if order is None else tuple(y.index_select(0, order) for y in last)
+
 
 class Reshaped(NamedTuple):
     """Any number of batch dimensions but one: none, or several, which were joined into one."""
@@ -100,12 +111,23 @@ class Reshaped(NamedTuple):
         output, states = self.form.leave(output, states)
         return _part(output, self.at, self.dims), tuple(_part(s, 1, self.dims) for s in states)
 
+    def ends(self, last: States) -> States:
+        return tuple(_part(y, 0, self.dims) for y in self.form.ends(last))
+
 
 class Planned:
     """Segments of a batch: steps that do not count are not computed; rows without any keep their initial state."""
 
-    def __init__(self, of: Plan, B: int, device: torch.device, restore: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self,
+        of: Plan,
+        B: int,
+        device: torch.device,
+        restore: Callable[[Tensor], Any],
+        row: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.plan, self.B, self.restore = of.to(device), B, restore
+        self.row = row  # of steps of the input, where a row may have several segments
         self.initial: list[Tensor] = []  # the user's states where they were given
 
     def batch(self, x: Tensor) -> tuple[int, ...]:
@@ -127,6 +149,16 @@ class Planned:
             none = [s.new_zeros(s.size(0), 1, s.size(2)) for s in states]
             states = tuple(torch.cat(parts, 1) for parts in zip(states, given, none, strict=True))
         return restored, _rows_by_direction(states, self.plan.end)
+
+    def ends(self, last: States) -> States:
+        S, orders = self.plan.S, self.plan.end
+        if self.plan.idle and self.row is not None:
+            orders = plan.ends(self.plan, self.row(self.plan.steps), self.B)
+        found = []
+        for d, y in enumerate(last):
+            order = orders[min(d, len(orders) - 1)].clamp(max=S)  # S: none, zeros
+            found.append(torch.cat((y, y.new_zeros(1, y.size(1)))).index_select(0, order))
+        return tuple(found)
 
 
 _DENSE, _BATCH_FIRST = Dense(), BatchFirst()
@@ -190,8 +222,12 @@ def _plan(said: Steps, T: int, dims: tuple[int, ...], batch_first: bool, D: int)
 
 def _planned(x: Tensor, of: Plan, batch_first: bool) -> tuple[Tensor, Tensor, Form]:
     """A batch (T, B, I), with batch_first (B, T, I) -> its packed steps (N, I), batch sizes and form."""
-    shape, B = x.shape[:2], x.size(0 if batch_first else 1)
-    return _gather(x.flatten(0, 1), Planned(of, B, x.device, lambda y: y.view(*shape, y.size(1))))
+    shape, B, T = x.shape[:2], x.size(0 if batch_first else 1), x.size(1 if batch_first else 0)
+
+    def row(step: Tensor) -> Tensor:
+        return step.div(T, rounding_mode="floor") if batch_first else step.remainder(B)
+
+    return _gather(x.flatten(0, 1), Planned(of, B, x.device, lambda y: y.view(*shape, y.size(1)), row))
 
 
 def _listed(sequences: list[Tensor]) -> tuple[Tensor, Tensor, Form]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from torchrnn import check
+from torchrnn import check, lazy
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
@@ -18,9 +18,9 @@ class RecurrentCell(nn.Module):
     r"""One step of a recurrent layer, for the cell that a subclass names.
 
     Args:
-        input_size: I, features of the input.
+        input_size: I, features of the input; ``None``: those of the first input.
         hidden_size: H, features of a state.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        bias: whether there are ``bias_ih`` and ``bias_hh``; ``"single"``: ``bias_ih`` alone.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -35,33 +35,49 @@ class RecurrentCell(nn.Module):
 
     weight_ih: Tensor
     weight_hh: Tensor
-    input_size: int
+    input_size: Any  # int; None until the first call
     hidden_size: int
-    bias: bool
+    bias: bool | str
 
     def __init__(
         self,
-        input_size: int,
+        input_size: int | None,
         hidden_size: int,
-        bias: bool = True,
+        bias: bool | str = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check.sizes(input_size, hidden_size)
+        # torch.nn's cells take whatever is true or false; its own tests put a nonlinearity in this place
+        if isinstance(bias, str) and bias not in ("tanh", "relu"):
+            check.bias(bias)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
-        GH = len(self.cell.gates) * hidden_size
-        shapes = {"weight_ih": (GH, input_size), "weight_hh": (GH, hidden_size), "bias_ih": (GH,), "bias_hh": (GH,)}
-        for name, shape in shapes.items():
-            absent = name.startswith("bias") and not bias
-            weight = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        shapes = self._parameter_shapes()
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            weight = lazy.parameter(shapes[name], input_size is None, device, dtype) if name in shapes else None
             self.register_parameter(name, weight)
         self.reset_parameters()
 
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of all parameters, in torch.nn's order."""
+        GH = len(self.cell.gates) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (GH, self.input_size), "weight_hh": (GH, self.hidden_size)}
+        if self.bias:
+            shapes["bias_ih"] = (GH,)
+        if self.bias and self.bias != "single":
+            shapes["bias_hh"] = (GH,)
+        return shapes
+
+    def _weight_names(self) -> list[str]:
+        return list(self._parameter_shapes())
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-1/√H, 1/√H)."""
+        if self.input_size is None:
+            return  # there is nothing yet
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)
@@ -123,15 +139,35 @@ class RecurrentCell(nn.Module):
                     states = tuple(s.expand(expected) for s in states)  # one of batch 1 is for all rows
             if shape[1] != self.input_size or input.dtype is not dtype or input.device != device:
                 check.cell_call(self, input, hx, w)
+                if self.input_size is None:
+                    lazy.materialize(self, shape[1])
         else:
             check.cell_call(self, input, hx, w)
+            if self.input_size is None:
+                lazy.materialize(self, input.size(0))
             unbatched = True
             if hx is None:
                 hx = (torch.zeros(self.hidden_size, dtype=input.dtype, device=input.device),) * len(cell.states)
             input = input.unsqueeze(0)
             states = tuple(s.unsqueeze(0) for s in ((hx,) if isinstance(hx, Tensor) else hx))
-        return Call(cell, input, states, weights, self.bias, 1, 0.0, False, False, None, True), unbatched
+        bias: Any = self.bias
+        if bias is not True:
+            if bias == "single":
+                weights = (*weights[:3], torch.zeros_like(weights[2]))
+            bias = bool(bias)
+        return Call(cell, input, states, weights, bias, 1, 0.0, False, False, None, True), unbatched
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias}")
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias!r}")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.input_size is None:
+            lazy.save(self, destination, prefix, keep_vars)
+        else:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self.input_size is None:
+            lazy.before_loading(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -25,7 +25,14 @@ def refuses(call: Call) -> str | None:
         return "torch's kernels keep the states of all steps to themselves"
     if not call.one_step and not call.x.numel():
         return "the input is empty, which torch's kernels refuse"
+    if name != "lstm" and not call.one_step and _projects(call):
+        return f"torch has no projection for the cell {name!r}"
     return transform()
+
+
+def _projects(call: Call) -> bool:
+    per_direction = len(call.weights) // (call.num_layers * (2 if call.bidirectional else 1))
+    return per_direction == (5 if call.bias else 3)
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:

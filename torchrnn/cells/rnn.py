@@ -1,10 +1,12 @@
 """The Elman network, with tanh or ReLU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import relu, tanh
 
+from torchrnn.arguments import ONE
 from torchrnn.cell import Cell, cell
 from torchrnn.layer import Recurrent
 from torchrnn.step import RecurrentCell
@@ -41,13 +43,16 @@ class RNN(Recurrent):
     h_t = \tanh(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
     $$
 
-    or ReLU in place of tanh. Other arguments and parameters: see [`Recurrent`][torchrnn.Recurrent]; G = 1. There is no
-    projection.
+    or ReLU in place of tanh; with ``proj_size`` $h_t = W_{hr} \tanh(\ldots)$. Other arguments and parameters: see
+    [`Recurrent`][torchrnn.Recurrent]; G = 1.
 
     Args:
         nonlinearity: ``"tanh"`` or ``"relu"``; the fourth positional argument.
+        proj_size: P, by keyword: torch.nn's RNN has none.
+        **options: by keyword, those of `Recurrent` after ``dtype``.
 
-    Shapes: input (T, B, I) and state (L·D, B, H) -> output (T, B, D·H) and the new state.
+    Shapes: input (T, B, I) and state (L·D, B, H) -> output (T, B, D·H) and the new state; with ``proj_size`` P the
+    output is (T, B, D·P) and the state (L·D, B, P).
 
     Paper: Elman, *Finding Structure in Time*, Cognitive Science 1990.
 
@@ -65,21 +70,23 @@ class RNN(Recurrent):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: int | None,
+        hidden_size: int | Sequence[int],
+        num_layers: int = ONE,
         nonlinearity: str = "tanh",
-        bias: bool = True,
+        bias: bool | str = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
+        **options: Any,
     ) -> None:
         self.nonlinearity = _known(nonlinearity)  # the base class asks for the cell
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        args = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(input_size, hidden_size, *args, **options)
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
@@ -110,9 +117,9 @@ class RNNCell(RecurrentCell):
 
     def __init__(
         self,
-        input_size: int,
+        input_size: int | None,
         hidden_size: int,
-        bias: bool = True,
+        bias: bool | str = True,
         nonlinearity: str = "tanh",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
