@@ -311,6 +311,17 @@ def test_a_cell_with_one_bias(kind: str, backend: str) -> None:
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+def test_what_torch_takes_for_the_bias_of_a_cell() -> None:
+    # its cells check nothing, and its tests give a nonlinearity in this place
+    x = torch.randn(2, 3)
+    given: list[Any] = ["relu", 1, 0]
+    for bias in given:
+        torch.manual_seed(1)
+        expected = torch.nn.GRUCell(3, 5, bias)(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(torchrnn.GRUCell(3, 5, bias)(x), expected)
+
+
 def test_single_bias_runs_on_the_kernels() -> None:
     layer = torchrnn.GRU(I, H, bias="single", bidirectional=True)
     assert [n for n, _ in layer.named_parameters()][:3] == ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]

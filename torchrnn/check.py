@@ -119,9 +119,12 @@ def layer_input(layer: Recurrent, input: Any, weight: Tensor) -> None:
     packed = isinstance(input, PackedSequence)
     x: Any = input.data if packed else input
     if not isinstance(x, Tensor):
+        hint = _as_tensor(x, "input")
+        if isinstance(input, tuple):
+            hint = ": of another layer's results take the first, output, states = layer(x); of sequences, list(input)"
         raise TypeError(
             f"input must be a Tensor {batch_letters(layer, 3)}, a list of sequences or a PackedSequence, got "
-            f"{type(input).__name__}{_as_tensor(x, 'input')}"
+            f"{type(input).__name__}{hint}"
         )
     _numbers("input", x, weight, "RNN input")
     name = type(layer).__name__

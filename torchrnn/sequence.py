@@ -194,7 +194,7 @@ def enter(layer: Recurrent, input: Any, weight: Tensor, said: Steps) -> tuple[Te
     if isinstance(input, PackedSequence):
         check.layer_input(layer, input, weight)
         return input.data, input.batch_sizes, Packed(input)
-    if isinstance(input, (list, tuple)):
+    if isinstance(input, list):
         return _listed(check_steps.sequences(layer, input, weight))
     if isinstance(input, Tensor) and input.is_nested:
         check_steps.nested(layer, input, weight)

@@ -49,7 +49,8 @@ class RecurrentCell(nn.Module):
     ) -> None:
         super().__init__()
         check.sizes(input_size, hidden_size)
-        if isinstance(bias, str):
+        # torch.nn's cells take whatever is true or false; its own tests put a nonlinearity in this place
+        if isinstance(bias, str) and bias not in ("tanh", "relu"):
             check.bias(bias)
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -150,8 +151,10 @@ class RecurrentCell(nn.Module):
             input = input.unsqueeze(0)
             states = tuple(s.unsqueeze(0) for s in ((hx,) if isinstance(hx, Tensor) else hx))
         bias: Any = self.bias
-        if bias is not True and bias == "single":
-            weights, bias = (*weights[:3], torch.zeros_like(weights[2])), True
+        if bias is not True:
+            if bias == "single":
+                weights = (*weights[:3], torch.zeros_like(weights[2]))
+            bias = bool(bias)
         return Call(cell, input, states, weights, bias, 1, 0.0, False, False, None, True), unbatched
 
     def extra_repr(self) -> str:
