@@ -81,13 +81,13 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "the result of an LSTM": (
         lambda: LSTM(LSTM(X)),
-        ArgumentError,
-        "of a layer's result (output, states) pass the first item",
+        TypeError,
+        "got tuple: of another layer's results take the first, output, states = layer(x)",
     ),
     "the result of an LSTM for one sequence": (
         lambda: torchrnn.LSTM(5, 5)(LSTM(X[:, 0])),
         TypeError,
-        "got a tuple with tuple at 1: a layer's result is (output, states); pass its first item",
+        "got tuple: of another layer's results take the first, output, states = layer(x)",
     ),
     "a list of batches": (
         lambda: GRU([X, X]),

@@ -34,8 +34,8 @@ def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, 
     came = ""
     if isinstance(input, PackedSequence):
         came = "a PackedSequence, which carries its own lengths: pad it first with pad_packed_sequence"
-    elif isinstance(input, (list, tuple)):
-        came = f"a {type(input).__name__} of sequences, each of its own length: pad them first with pad_sequence"
+    elif isinstance(input, list):
+        came = "a list of sequences, each of its own length: pad them first with pad_sequence"
     elif isinstance(input, Tensor) and input.is_nested:
         came = "a nested tensor, which carries its own lengths: use input.to_padded_tensor(0.0) first"
     elif isinstance(input, Tensor) and input.dim() == 2 and lengths is not None:
@@ -109,28 +109,23 @@ def _flags_hint(name: str, given: Tensor, shape: tuple[int, ...], batch_first: b
 
 def sequences(layer: Recurrent, input: Any, weight: Tensor) -> list[Tensor]:
     """Check a list of sequences (T_i, I); give it as a list."""
-    kind = type(input).__name__
     if not len(input):
         raise ArgumentError(
-            f"input must be a list of sequences (T_i, I), at least one, got an empty {kind}: "
+            f"input must be a list of sequences (T_i, I), at least one, got an empty list: "
             f"an empty batch is torch.zeros({'0, T' if layer.batch_first else 'T, 0'}, {layer.input_size})"
         )
     for k, x in enumerate(input):
         name = f"input[{k}]"
         if not isinstance(x, Tensor):
-            result = isinstance(x, tuple) and k == 1
-            hint = (
-                ": a layer's result is (output, states); pass its first item" if result else ": use torch.tensor(input)"
-            )
-            came = f"a {kind} with {type(x).__name__} at {k}{hint}"
+            came = f"a list with {type(x).__name__} at {k}: use torch.tensor(input)"
             raise TypeError(f"input must be a Tensor or a list of Tensors (T_i, I), got {came}")
         if x.dim() != 2 or x.is_nested:
             raise ArgumentError(
                 f"{name} must be one sequence (T_{k}, I), got {tuple(x.shape)}: a list holds sequences without a batch "
-                "dimension; join batches with torch.cat, and of a layer's result (output, states) pass the first item"
+                "dimension; join batches with torch.cat"
             )
         check.sequence(name, x, layer.input_size, weight, f"(T_{k}, I)")
-    return list(input)
+    return input
 
 
 def nested(layer: Recurrent, input: Tensor, weight: Tensor) -> None:

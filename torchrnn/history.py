@@ -44,16 +44,7 @@ class Trace:
 
         output, (h_n, c_n), trace = torchrnn.LSTM(3, 5)(torch.randn(7, 2, 3), return_all=True)
         assert torch.equal(trace.c[0, 0, -1], c_n[0])
-        print(trace)
-        ```
-
-        ```output
-        h  (L, D, T, B, H) = (1, 1, 7, 2, 5)  state
-        c  (L, D, T, B, H) = (1, 1, 7, 2, 5)  state
-        i  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
-        f  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
-        g  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
-        o  (L, D, T, B, H) = (1, 1, 7, 2, 5)  gate
+        print(trace)  # h  (L, D, T, B, H) = (1, 1, 7, 2, 5)  state, and so on
         ```
     """
 
