@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +63,7 @@ class Stream:
         self.layer = layer
         self._state = state
         self._steps: list[tuple[Tensor, Tensor]] | None = None  # the state as the packed kernels leave it, by layer
+        self._shape: tuple[int, int] | None = None  # of a step, while there is such a state
         self._packed: _Packed | None = None
 
     @property
@@ -145,23 +145,21 @@ class Stream:
         layer = self.layer
         weights = layer._flat_weights
         packed = self._packed
-        if packed is None or not packed.current(weights):
+        if packed is None or layer.training is not packed.training or not packed.current(weights):
             packed = self._packed = _pack(layer, weights)
-        if not packed.by_layer:
+        call = packed.call
+        if call is None or choose(call) is not cpu:
             return None
         steps = self._steps
         if steps is None:
-            batch = x.unsqueeze(0 if not layer.batch_first else 1)
-            states = layer.request(batch, self._state)[0].states
+            states = layer.request(x.unsqueeze(1 if layer.batch_first else 0), self._state)[0].states
             steps = [(states[0][k], states[-1][k]) for k in range(layer.num_layers)]
-        if x.shape != (steps[0][0].size(0), layer.input_size):
-            return None  # which finds the words
-        call = Call(layer.cell, x, steps[0], weights, layer.bias is not False, one_step=True)
-        if x.dtype is not weights[0].dtype or choose(call) is not cpu:
-            return None
+            self._shape = (x.size(0), layer.input_size)
+        if x.shape != self._shape or x.dtype is not call.x.dtype or not x.is_cpu or type(x) is not Tensor:
+            return None  # the layer's own way finds the words
         done = []
         for (h, c), weights_of in zip(steps, packed.by_layer, strict=True):
-            x, c = cpu.packed_step(call.cell, weights_of, x, h, c, call.bias)
+            x, c = cpu.packed_step(call, weights_of, x, h, c)
             done.append((x, x if c is None else c))
         self._steps = done
         return x
@@ -170,37 +168,37 @@ class Stream:
 class _Packed(NamedTuple):
     """The weights of a layer packed for many steps, and what they were packed from."""
 
-    weights: Sequence[Tensor]
-    versions: list[int]
-    places: list[int]
-    by_layer: list[Tensor]  # empty: not for this layer
+    training: bool
+    weights: list[tuple[Tensor, int, int]]  # with the version and the place of each
+    call: Call | None  # a step; None: the layer is not for this
+    by_layer: list[Tensor]
 
     def current(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the weights that were packed, unchanged as far as torch counts."""
-        return not self.by_layer or (
-            all(map(is_, weights, self.weights))
-            and [w._version for w in weights] == self.versions
-            and [w.data_ptr() for w in weights] == self.places
-        )
+        for weight, (packed, version, place) in zip(weights, self.weights, strict=False):
+            if weight is not packed or weight._version != version or weight.data_ptr() != place:
+                return False
+        return True
 
 
 def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
     """The weights of a layer, packed if its steps are those of the kernels for many steps and nothing more."""
     call, _ = layer.request(weights[0].new_zeros((1, 1, layer.input_size)))
+    call = call._replace(x=call.x[0], one_step=True)
     plain = (
         not layer.proj_size
-        and not layer.residual
+        and not (layer.residual and layer.num_layers > 1)
         and not isinstance(layer.hidden_size, list)
         and layer.return_sequences
         and not (layer.training and (layer.dropout or layer.output_dropout))
         and len(call.states) <= 2
         and all(type(w) is nn.Parameter and not w.is_inference() for w in weights)
-        and choose(call._replace(x=call.x[0], one_step=True)) is cpu
+        and choose(call) is cpu
     )
+    if not plain:
+        return _Packed(layer.training, [], None, [])
     by_layer, of = [], len(call.weights) // layer.num_layers
     first, *_, last = (*call.states, *call.states)
-    for k in range(layer.num_layers if plain else 0):
-        states = first[k], last[k]
-        by_layer.append(cpu.pack(call.cell, states, call.weights[k * of : (k + 1) * of], call.bias))
-    counted = weights if plain else ()
-    return _Packed(weights, [w._version for w in counted], [w.data_ptr() for w in counted], by_layer)
+    for k in range(layer.num_layers):
+        by_layer.append(cpu.pack(call, (first[k], last[k]), call.weights[k * of : (k + 1) * of]))
+    return _Packed(layer.training, [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)

@@ -148,19 +148,17 @@ def _step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     return h, ((h,) if c is None else (h, c))
 
 
-def pack(cell: Cell, states: tuple[Tensor, Tensor], weights: Sequence[Any], bias: bool) -> Tensor:
-    """The weights of one layer and direction, packed for many steps; ``states`` are the first and the last, (B, H)."""
+def pack(call: Call, states: tuple[Tensor, Tensor], weights: Sequence[Any]) -> Tensor:
+    """The weights of one layer, packed for many steps of ``call``; ``states`` are the first and the last, (B, H)."""
     w_ih, w_hh = weights[:2]
-    b_ih, b_hh = weights[2:4] if bias else (w_ih, w_ih)  # in the place of what is not there
+    b_ih, b_hh = weights[2:4] if call.bias else (w_ih, w_ih)  # in the place of what is not there
     x = w_ih.new_empty(states[0].size(0), w_ih.size(1))
-    return torch.ops.torchrnn.pack(_NUMBERS[cell], x, *states, w_ih, w_hh, b_ih, b_hh, bias)
+    return torch.ops.torchrnn.pack(_NUMBERS[call.cell], x, *states, w_ih, w_hh, b_ih, b_hh, call.bias)
 
 
-def packed_step(
-    cell: Cell, packed: Tensor, x: Tensor, h: Tensor, c: Tensor, bias: bool
-) -> tuple[Tensor, Tensor | None]:
+def packed_step(call: Call, packed: Tensor, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
     """One step with what `pack` has made: the new states, bit for bit those of the same step within a sequence."""
-    return _operators.packed_step(_NUMBERS[cell], packed, x, h, c, bias)
+    return _operators.packed_step(_NUMBERS[call.cell], packed, x, h, c, call.bias)
 
 
 def _long_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
