@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchrnn import check, stack
+from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu
 from torchrnn.call import Call, choose
 from torchrnn.layer import Recurrent
@@ -188,7 +189,8 @@ def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
     """The weights of a layer, packed if its steps are those of the kernels for many steps and nothing more."""
     call, _ = layer.request(weights[0].new_zeros((1, 1, layer.input_size)))
     plain = (
-        not layer.proj_size
+        layer._options is PLAIN  # the packed steps know no others
+        and not layer.proj_size
         and not layer.residual
         and not isinstance(layer.hidden_size, list)
         and layer.return_sequences
