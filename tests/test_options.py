@@ -252,7 +252,7 @@ def test_the_states_of_all_steps(kind: str) -> None:
         call = layer.request(x, lengths=[5, 2, 3, 5])[0]._replace(all_states=True)
         results = flat(backend.run_all(call))
         found.append(with_gradients(results, [x, *layer.parameters()]))
-    agree(*found, 1e-12)
+    agree(found[0], found[1], 1e-12)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
