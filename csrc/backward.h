@@ -4,7 +4,7 @@ template <class Cell, class V>
 struct Backward : Sweep<Cell, V> {
   using Base = Sweep<Cell, V>;
   using typename Base::T;
-  using Base::Base, Base::G, Base::S, Base::columns, Base::saved, Base::s, Base::d, Base::H, Base::out, Base::time,
+  using Base::Base, Base::G, Base::S, Base::columns, Base::s, Base::d, Base::H, Base::out, Base::time,
       Base::after, Base::ends, Base::output_before, Base::state_before, Base::run_of;
 
   void run(const Chunk& own, const Matrix<V>& w_h, const Matrix<V>& w_r, T* const* carry) const {
@@ -98,14 +98,22 @@ struct Backward : Sweep<Cell, V> {
   }
 
   void units_back(int64_t t, int64_t r, int64_t unit, const T* tile, T* const* carry) const {
-    if (H - unit >= V::lanes) units_back_of<true>(t, r, unit, V::lanes, tile, carry);
-    else units_back_of<false>(t, r, unit, (int)(H - unit), tile, carry);
+    if (__builtin_expect(d.open, false)) units_back_open(t, r, unit, tile, carry);
+    else if (H - unit >= V::lanes) units_back_of<Cell, true>(t, r, unit, V::lanes, tile, carry);
+    else units_back_of<Cell, false>(t, r, unit, (int)(H - unit), tile, carry);
   }
-  template <bool full>
+  __attribute__((noinline)) void units_back_open(int64_t t, int64_t r, int64_t unit, const T* tile,
+                                                 T* const* carry) const {
+    using Open = typename Cell::open;
+    if (H - unit >= V::lanes) units_back_of<Open, true>(t, r, unit, V::lanes, tile, carry);
+    else units_back_of<Open, false>(t, r, unit, (int)(H - unit), tile, carry);
+  }
+  template <class Functor, bool full>
   TORCHRNN_INLINE void units_back_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile,
                                      T* const* carry) const {
     int64_t n = s.index(t, r);
     bool last = ends(t, r);
+    constexpr int saved = Functor::saved;
     V keep[saved > 0 ? saved : 1], previous[S], now[S], dnow[S], da[columns], dprevious[S];
     V sum = tile ? V::load(tile) : splat<V>(0);
     if (!d.w_hr) {
@@ -121,14 +129,15 @@ struct Backward : Sweep<Cell, V> {
     }
     for (int j = 0; j < saved; j++) keep[j] = load<V, full>(d.keep + (n * saved + j) * H + unit, lanes);
     for (int k = 0; k < S; k++) {
-      if (Cell::backward_reads_previous[k])
+      if (Functor::backward_reads_previous[k])
         previous[k] = load<V, full>((k ? state_before(k, t, r) : output_before(t, r)) + unit, lanes);
-      if (Cell::backward_reads_new[k]) {
+      if (Functor::backward_reads_new[k]) {
         const T* from = k ? d.sequence[k] + n * H : d.w_hr ? d.unprojected + n * H : d.y.at(t, r);
         now[k] = load<V, full>(from + unit, lanes);
       }
     }
-    Cell::backward(keep, previous, now, dnow, da, dprevious);
+    if constexpr (__is_same(Functor, Cell)) Functor::backward(keep, previous, now, dnow, da, dprevious);
+    else Functor::backward(keep, previous, now, dnow, da, dprevious, d.options);
     for (int j = 0; j < columns; j++) store<full>(da[j], d.da + (n * columns + j) * H + unit, lanes);
     for (int k = Cell::reads[0] ? 0 : 1; k < S; k++)
       store<full>(Cell::reads[k] ? dprevious[k] : splat<V>(0), carry[k] + r * H + unit, lanes);

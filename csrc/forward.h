@@ -4,7 +4,7 @@ template <class Cell, class V>
 struct Forward : Sweep<Cell, V> {
   using Base = Sweep<Cell, V>;
   using typename Base::T;
-  using Base::Base, Base::G, Base::S, Base::columns, Base::saved, Base::s, Base::d, Base::H, Base::out, Base::time,
+  using Base::Base, Base::G, Base::S, Base::columns, Base::s, Base::d, Base::H, Base::out, Base::time,
       Base::output_before, Base::state_before;
 
   void run(const Chunk& own, const Matrix<V>& w_x, const Matrix<V>& w_h, const Matrix<V>& w_r,
@@ -114,12 +114,20 @@ struct Forward : Sweep<Cell, V> {
 
   // One vector of units of one row: the cell's function on the tile.
   void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous, T* middle) const {
-    if (H - unit >= V::lanes) units_of<true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
-    else units_of<false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+    if (__builtin_expect(d.open, false)) units_open(t, r, unit, tile, x_part, previous, middle);
+    else if (H - unit >= V::lanes) units_of<Cell, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
+    else units_of<Cell, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
   }
-  template <bool full>
+  __attribute__((noinline)) void units_open(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part,
+                                            const T* previous, T* middle) const {
+    using Open = typename Cell::open;
+    if (H - unit >= V::lanes) units_of<Open, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
+    else units_of<Open, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+  }
+  template <class Functor, bool full>
   TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, const T* x_part,
                                 const T* previous, T* middle) const {
+    constexpr int saved = Functor::saved;
     V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
     for (int g = 0; g < G; g++) {
       V x = load<V, full>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
@@ -133,7 +141,8 @@ struct Forward : Sweep<Cell, V> {
     }
     for (int k = 0; k < S; k++)
       if (Cell::reads[k]) before[k] = load<V, full>((k ? state_before(k, t, r) : previous) + unit, lanes);
-    Cell::forward(a, before, after, keep);
+    if constexpr (__is_same(Functor, Cell)) Functor::forward(a, before, after, keep);
+    else Functor::forward(a, before, after, keep, d.options);
     int64_t n = s.index(t, r);
     T* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
     store<full>(after[0], output + unit, lanes);

@@ -17,6 +17,7 @@ namespace torchrnn::TORCHRNN_ISA {
 
 #include "simd.h"
 #include "vector_math.h"
+#include "options.h"
 // in this order: each stands on those before it
 #include "gemm.h"
 #include "transposed.h"
@@ -45,8 +46,8 @@ static auto layer(const Layer<T>& call) {
 
 template <class Cell>
 static constexpr CellKernels kernels_of(const char* name) {
-  return {name, Cell::gates, Cell::states, Cell::saved, Cell::columns, layer<Cell, float, forward>,
-          layer<Cell, float, backward>, layer<Cell, double, forward>, layer<Cell, double, backward>,
+  return {name, Cell::gates, Cell::states, Cell::saved, Cell::open::saved, Cell::columns,
+          layer<Cell, float, forward>, layer<Cell, float, backward>, layer<Cell, double, forward>, layer<Cell, double, backward>,
           layer<Cell, float, pack>, layer<Cell, double, pack>};
 }
 

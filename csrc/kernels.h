@@ -9,7 +9,7 @@ namespace torchrnn {
 // steps, which gives their size and packs where there is a place.
 struct CellKernels {
   const char* name;
-  int gates, states, saved, columns;
+  int gates, states, saved, saved_open, columns;  // saved_open: with options
   void (*forward_float)(const Layer<float>&);
   void (*backward_float)(const Layer<float>&);
   void (*forward_double)(const Layer<double>&);

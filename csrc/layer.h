@@ -12,6 +12,14 @@ namespace torchrnn {
 
 constexpr int MAX_STATES = 4;
 
+// What may vary inside a cell's equations; in the order of ACTIVATIONS in torchrnn/activation.py.
+enum Activation { TANH, RELU, SIGMOID, LINEAR, SOFTSIGN, ELU, ACTIVATIONS };
+struct Options {
+  int activation = TANH;
+  double limit = __builtin_inf();  // of the state
+  TORCHRNN_HERE bool plain() const { return activation == TANH && limit == __builtin_inf(); }
+};
+
 // Row r at step t of a tensor: dense with strides, or packed with the first row of each step.
 template <class T>
 struct Rows {
@@ -44,6 +52,8 @@ struct Shape {
 template <class T>
 struct Direction {
   bool reverse;
+  bool open;                     // the options are not plain: the cell's functions that take them run
+  Options options;
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
   Rows<const T> x;
   Rows<T> y;                     // (…, P), without projection (…, H)

@@ -32,14 +32,18 @@ static const CellKernels& known(const std::string& cell) {
 }
 
 // Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
-static int64_t saved(const std::string& cell) { return known(cell).saved; }
+static int64_t saved(const std::string& cell, bool plain) {
+  return plain ? known(cell).saved : known(cell).saved_open;
+}
 
 // Output, final states, if asked for the states after the first at all steps, each (D, N, H), and in training what
 // backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
 template <class T>
 static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                          const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all) {
+                          const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all,
+                          const Options& options) {
   Request<T> request(cell, x, states, weights, batch_sizes, bias);
+  request.set_options(options);
   Layer<T>& layer = request.layer;
   int64_t width = layer.directions * request.out;
   Tensors results;
@@ -85,8 +89,10 @@ template <class T>
 static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                            const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y, const Tensor& reserve,
                            const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
-                           const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
+                           const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
+                           const Options& options) {
   Request<T> request(cell, x, states, weights, batch_sizes, bias);
+  request.set_options(options);
   Layer<T>& layer = request.layer;
   const Shape& s = layer.shape;
   size_t S = (size_t)cell.states;
@@ -157,7 +163,7 @@ static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tenso
 static Tensors forward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                            const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all) {
   auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, training, all);
+  return f(known(cell), x, states, weights, batch_sizes, bias, training, all, {});
 }
 
 static Tensors backward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
@@ -166,7 +172,26 @@ static Tensors backward_any(const std::string& cell, const Tensor& x, const Tens
                             const std::vector<std::optional<Tensor>>& dfinal,
                             const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
   auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs);
+  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs, {});
+}
+
+// The same with options. Operators of their own, since an argument with a default costs every call.
+static Tensors forward_open(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                            const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all,
+                            int64_t activation, double limit) {
+  auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
+  return f(known(cell), x, states, weights, batch_sizes, bias, training, all, options_of(activation, limit));
+}
+
+static Tensors backward_open(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                             const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y,
+                             const Tensor& reserve, const std::optional<Tensor>& dy,
+                             const std::vector<std::optional<Tensor>>& dfinal,
+                             const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
+                             int64_t activation, double limit) {
+  auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
+  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs,
+           options_of(activation, limit));
 }
 
 }  // namespace torchrnn
@@ -174,7 +199,7 @@ static Tensors backward_any(const std::string& cell, const Tensor& x, const Tens
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
   m.def("number(str cell) -> int");
-  m.def("saved(str cell) -> int");
+  m.def("saved(str cell, bool plain=True) -> int");
   m.def(
       "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training, "
       "bool all) "
@@ -182,6 +207,13 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def(
       "layer_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, Tensor y, "
       "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
+  m.def(
+      "layer_open(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training, "
+      "bool all, int activation, float limit) -> Tensor[]");
+  m.def(
+      "layer_open_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, "
+      "Tensor y, Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs, int activation, "
+      "float limit) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
@@ -193,4 +225,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("layer", TORCH_BOX(&torchrnn::forward_any));
   m.impl("layer_backward", TORCH_BOX(&torchrnn::backward_any));
+  m.impl("layer_open", TORCH_BOX(&torchrnn::forward_open));
+  m.impl("layer_open_backward", TORCH_BOX(&torchrnn::backward_open));
 }

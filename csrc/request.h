@@ -13,6 +13,12 @@ inline void backward(const CellKernels& c, const Layer<double>& l) { c.backward_
 inline int64_t pack(const CellKernels& c, const Layer<float>& l) { return c.pack_float(l); }
 inline int64_t pack(const CellKernels& c, const Layer<double>& l) { return c.pack_double(l); }
 
+inline Options options_of(int64_t activation, double limit) {
+  STD_TORCH_CHECK(activation >= 0 && activation < ACTIVATIONS && limit > 0, "there is no activation ", activation,
+                  ", or no cell_clip of ", limit);
+  return {(int)activation, limit};
+}
+
 // One layer's call, unpacked: sizes, contiguous tensors that stay alive, and where its parts stand. A single step is a
 // layer of one step and one direction whose tensors lack those two dimensions.
 template <class T>
@@ -74,6 +80,11 @@ struct Request {
     }
   }
 
+  // To be called before anything asks for the size of what is kept.
+  void set_options(const Options& options) {
+    for (Direction<T>& to : layer.direction) to.options = options, to.open = !options.plain();
+  }
+
   void check() const {
     const Shape& s = layer.shape;
     int64_t D = layer.directions, GH = cell.gates * s.H;
@@ -108,8 +119,9 @@ struct Request {
     return {base, layer.shape.B * width, width, layer.shape.first};
   }
 
+  int64_t saved() const { return layer.direction[0].open ? cell.saved_open : cell.saved; }
   int64_t reserve_size() const {
-    return N * layer.shape.H * (cell.saved + cell.states - 1 + (layer.shape.P ? 1 : 0));
+    return N * layer.shape.H * (saved() + cell.states - 1 + (layer.shape.P ? 1 : 0));
   }
   void set_outputs(T* y, T* reserve) {
     int64_t NH = N * layer.shape.H, width = layer.directions * out;
@@ -119,7 +131,7 @@ struct Request {
       if (!reserve) continue;
       T* at = reserve + d * reserve_size();
       to.keep = at;
-      at += NH * cell.saved;
+      at += NH * saved();
       for (int k = 1; k < cell.states; k++, at += NH) to.sequence[k] = at;
       to.unprojected = layer.shape.P ? at : nullptr;
     }

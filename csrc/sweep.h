@@ -110,7 +110,7 @@ static Chunk chunk(const Shape& s, int64_t i, int64_t of) {
 template <class Cell, class V>
 struct Sweep {
   using T = typename V::type;
-  static constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns, saved = Cell::saved;
+  static constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns;
 
   const Shape& s;
   const Direction<T>& d;
@@ -124,11 +124,11 @@ struct Sweep {
   bool begins(int64_t t, int64_t r) const { return d.reverse ? t + 1 == s.T || r >= s.rows(t + 1) : t == 0; }
   bool ends(int64_t t, int64_t r) const { return d.reverse ? t == 0 : t + 1 == s.T || r >= s.rows(t + 1); }
 
-  const T* output_before(int64_t t, int64_t r) const {
+  TORCHRNN_INLINE const T* output_before(int64_t t, int64_t r) const {
     return begins(t, r) ? d.initial[0] + r * out : d.y.at(before(t), r);
   }
   // State k > 0 before step t: in training at its place in the sequence, otherwise in the final states, step by step.
-  const T* state_before(int k, int64_t t, int64_t r) const {
+  TORCHRNN_INLINE const T* state_before(int k, int64_t t, int64_t r) const {
     if (!d.sequence[k]) return d.final[k] + r * H;
     return begins(t, r) ? d.initial[k] + r * H : d.sequence[k] + s.index(before(t), r) * H;
   }

@@ -18,6 +18,7 @@ from odd_cells import ODD, clipped, multiplicative, passing, slstm, switch
 
 import torchrnn.cells  # noqa: F401  (they enter the registry)
 from torchrnn import codegen
+from torchrnn.activation import PLAIN, Options
 from torchrnn.cell import CELLS, Cell
 from torchrnn.cells.gru import gru
 from torchrnn.cells.lstm import lstm
@@ -39,6 +40,15 @@ inline double relu(double x) { return x < 0 ? 0 : x; }
 inline double max(double a, double b) { return a != a || a > b ? a : b; }
 inline double min(double a, double b) { return a != a || a < b ? a : b; }
 inline double abs(double x) { return std::fabs(x); }
+struct Options { int activation; double limit; };
+inline double activate(const Options& o, double x) {
+  return o.activation == 1 ? relu(x) : o.activation ? x : std::tanh(x);
+}
+inline double activate_backward(const Options& o, double d, double y) {
+  return o.activation == 1 ? (y <= 0 ? 0 : d) : o.activation ? d : d * (1 - y * y);
+}
+inline double clip(const Options& o, double x) { return x > o.limit ? o.limit : x < -o.limit ? -o.limit : x; }
+inline double clip_backward(const Options& o, double d, double x) { return std::fabs(x) <= o.limit ? d : 0; }
 using std::exp; using std::log; using std::log1p; using std::expm1; using std::sqrt; using std::tanh; using std::erf;
 """
 CALLS = """
@@ -53,6 +63,26 @@ extern "C" void NAME_backward(const double* keep, const double* s, const double*
   for (long i = 0; i < count; i++)
     C::backward(keep + i * (C::saved + 1), s + i * C::states, n + i * C::states, d + i * C::states,
                 da + i * C::columns, ds + i * C::states);
+}
+extern "C" void NAME_open_forward(const double* a, const double* s, double* n, double* keep, long count,
+                                  int activation, double limit) {
+  using C = cells::NAME;
+  for (long i = 0; i < count; i++)
+    C::open::forward(a + i * C::columns, s + i * C::states, n + i * C::states, keep + i * (C::open::saved + 1),
+                     cells::Options{activation, limit});
+}
+extern "C" void NAME_open_backward(const double* keep, const double* s, const double* n, const double* d, double* da,
+                                   double* ds, long count, int activation, double limit) {
+  using C = cells::NAME;
+  for (long i = 0; i < count; i++)
+    C::open::backward(keep + i * (C::open::saved + 1), s + i * C::states, n + i * C::states, d + i * C::states,
+                      da + i * C::columns, ds + i * C::states, cells::Options{activation, limit});
+}
+extern "C" void NAME_open_facts(int* out) {
+  using C = cells::NAME;
+  *out++ = C::open::saved;
+  for (bool v : C::open::backward_reads_previous) *out++ = v;
+  for (bool v : C::open::backward_reads_new) *out++ = v;
 }
 extern "C" void NAME_facts(int* out) {
   using C = cells::NAME;
@@ -100,17 +130,36 @@ def facts(library: ctypes.CDLL, cell: Cell) -> dict[str, Any]:
     return parts | {name: tuple(values[a:b]) for name, (a, b) in zip(names, pairwise(ends), strict=True)}
 
 
-def call(library: ctypes.CDLL, cell: Cell, function: str, *tensors: torch.Tensor) -> None:
+def facts_with_options(library: ctypes.CDLL, cell: Cell) -> dict[str, Any]:
+    S = len(cell.states)
+    out = (ctypes.c_int * (1 + 2 * S))()
+    library[f"{codegen.struct_name(cell)}_open_facts"](out)
+    saved, *reads = out
+    own = {"saved": saved, "backward_reads_previous": tuple(reads[:S]), "backward_reads_new": tuple(reads[S:])}
+    return facts(library, cell) | own
+
+
+def call(library: ctypes.CDLL, cell: Cell, function: str, *tensors: torch.Tensor, options: Options = PLAIN) -> None:
+    more: list[Any] = []
+    if options is not PLAIN:
+        function = f"open_{function}"
+        more = [ctypes.c_int(["tanh", "relu", "linear"].index(options.function)), ctypes.c_double(options.limit)]
     library[f"{codegen.struct_name(cell)}_{function}"](
-        *(ctypes.c_void_p(t.data_ptr()) for t in tensors), ctypes.c_long(len(tensors[0]))
+        *(ctypes.c_void_p(t.data_ptr()) for t in tensors), ctypes.c_long(len(tensors[0])), *more
     )
 
 
 def generated(
-    library: ctypes.CDLL, cell: Cell, x: torch.Tensor, h: torch.Tensor, s: torch.Tensor, d: torch.Tensor
+    library: ctypes.CDLL,
+    cell: Cell,
+    x: torch.Tensor,
+    h: torch.Tensor,
+    s: torch.Tensor,
+    d: torch.Tensor,
+    options: Options = PLAIN,
 ) -> dict[str, torch.Tensor]:
     """New states and gradients from the compiled functor; what it says it does not read is NaN."""
-    f, nan = facts(library, cell), torch.nan
+    f, nan = (facts if options is PLAIN else facts_with_options)(library, cell), torch.nan
     columns = f["h_column"]
     pre = torch.full((len(x), f["columns"]), nan, dtype=x.dtype)
     pre[:, : f["gates"]] = x
@@ -121,16 +170,18 @@ def generated(
         return torch.where(torch.tensor(read, dtype=torch.bool), values, nan).contiguous()
 
     new, keep = torch.full_like(s, nan), torch.full((len(x), f["saved"] + 1), nan, dtype=x.dtype)
-    call(library, cell, "forward", pre, only(s, f["reads"]), new, keep)
+    call(library, cell, "forward", pre, only(s, f["reads"]), new, keep, options=options)
     dpre, ds = torch.full_like(pre, nan), torch.full_like(s, nan)
     given_back = only(s, f["backward_reads_previous"]), only(new, f["backward_reads_new"])
-    call(library, cell, "backward", keep, *given_back, d, dpre, ds)
+    call(library, cell, "backward", keep, *given_back, d, dpre, ds, options=options)
     return {"new": new, "dx": dpre[:, : f["gates"]], "dh": dpre[:, list(columns)], "ds": ds}
 
 
-def expected(cell: Cell, x: torch.Tensor, h: torch.Tensor, s: torch.Tensor, d: torch.Tensor) -> dict[str, torch.Tensor]:
+def expected(
+    cell: Cell, x: torch.Tensor, h: torch.Tensor, s: torch.Tensor, d: torch.Tensor, options: Options = PLAIN
+) -> dict[str, torch.Tensor]:
     leaves = [t.clone().requires_grad_() for t in (x, h, s)]
-    new = torch.cat(cell(leaves[0], leaves[1], leaves[2].split(1, -1)), -1)
+    new = torch.cat(cell(leaves[0], leaves[1], leaves[2].split(1, -1), options), -1)
     grads = [None] * 3
     if new.requires_grad:
         grads = torch.autograd.grad(new, leaves, d, allow_unused=True)
@@ -138,8 +189,9 @@ def expected(cell: Cell, x: torch.Tensor, h: torch.Tensor, s: torch.Tensor, d: t
     return {"new": new.detach(), "dx": dx, "dh": dh, "ds": ds}
 
 
-def check(library: ctypes.CDLL, cell: Cell, *inputs: torch.Tensor) -> None:
-    ours, torchs = generated(library, cell, *inputs), expected(cell, *inputs)
+def check(library: ctypes.CDLL, cell: Cell, *inputs: torch.Tensor, options: Options = PLAIN) -> None:
+    x, h, s, d = inputs
+    ours, torchs = generated(library, cell, x, h, s, d, options), expected(cell, x, h, s, d, options)
     for name in torchs:
         finite = torchs[name][torchs[name].isfinite()]
         scale = max(1.0, float(finite.abs().max())) if len(finite) else 1.0
@@ -162,6 +214,23 @@ def inputs(cell: Cell, count: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("cell", ALL.values(), ids=ALL)
 def test_forward_and_backward_are_torchs(library: ctypes.CDLL, cell: Cell) -> None:
     check(library, cell, *inputs(cell, 1000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Options("relu"), Options("linear", 0.5), Options("tanh", 0.25)],
+    ids=["relu", "linear, clipped", "clipped"],
+)
+@pytest.mark.parametrize("cell", ALL.values(), ids=ALL)
+def test_the_functions_with_options_are_torchs(library: ctypes.CDLL, cell: Cell, options: Options) -> None:
+    check(library, cell, *inputs(cell, 1000), options=options)
+
+
+@pytest.mark.parametrize("cell", [*OUR_CELLS, coupled.coupled_lstm], ids=lambda c: c.name)
+def test_options_keep_at_most_one_number_more(library: ctypes.CDLL, cell: Cell) -> None:
+    plain, free = facts(library, cell), facts_with_options(library, cell)
+    # after the clip a tanh network's output no longer tells what was before it
+    assert free["saved"] == plain["saved"] + (len(cell.states) == 1 and cell is not gru)
 
 
 @pytest.mark.parametrize("cell", ALL.values(), ids=ALL)
@@ -232,8 +301,9 @@ def test_the_names_of_the_step_are_in_the_code(headers: dict[str, str]) -> None:
 
 
 def test_nothing_is_computed_twice_or_in_vain(headers: dict[str, str]) -> None:
-    assert headers["multiplicative"].count("sigmoid(") == 1
-    for name, text in headers.items():
+    assert headers["multiplicative"].split("struct open")[0].count("sigmoid(") == 1
+    functors = [(name, part) for name, text in headers.items() for part in text.split("struct open")]
+    for name, text in functors:
         for line in text.split("\n"):
             declared = line.strip().removeprefix("const V ").split(" = ")[0]
             if line.strip().startswith("const V ") and " = " in line and "[" not in line:
@@ -248,11 +318,17 @@ def test_the_vectors_of_the_kernel_take_the_code(headers: dict[str, str], tmp_pa
     missing = {f"{name}(" for name in ("log", "log1p", "expm1", "erf") if f" {name}(" not in known}
     text = ["#include <stdint.h>", "#include <stddef.h>", "#ifdef __x86_64__", "#include <immintrin.h>", "#endif"]
     text += ["namespace cells {", *(f'#include "{p}"' for p in parts), "typedef Vec<double, 2> V;"]
+    text += ["struct Options { int activation; double limit; };"]
+    for name in ("activate", "clip"):
+        text += [f"V {name}(const Options&, V); V {name}_backward(const Options&, V, V);"]
     for name, code in headers.items():
         if not any(call in code for call in missing):
             name = codegen.struct_name(ALL[name])
             text += [code, f"template void {name}::forward(const V*, const V*, V*, V*);"]
             text += [f"template void {name}::backward(const V*, const V*, const V*, const V*, V*, V*);"]
+            last = "const Options&);"
+            text += [f"template void {name}::open::forward(const V*, const V*, V*, V*, {last}"]
+            text += [f"template void {name}::open::backward(const V*, const V*, const V*, const V*, V*, V*, {last}"]
     (tmp_path / "all.cpp").write_text("\n".join([*text, "}", ""]))
     subprocess.run([compiler(), "-std=c++17", "-fsyntax-only", "-w", "all.cpp"], cwd=tmp_path, check=True)
 
@@ -294,7 +370,7 @@ def too_many(x: Any, h: Any, s: Any) -> Any:
         (dropout, NotImplementedError, r"cell 'dropout' uses aten.bernoulli_"),
         (integer, NotImplementedError, r"cell 'integer' uses .*its result is an integer"),
         (by_unit, NotImplementedError, r"cell 'by_unit' .* makes the state h of shape \(5,\)"),
-        (too_many, TypeError, r"cell 'too_many': the step function must return 1 states, got 2"),
+        (too_many, TypeError, r"cell 'too_many': the step function must return 1 states \(h\), got 2"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )

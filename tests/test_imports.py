@@ -13,32 +13,33 @@ import torchrnn
 
 ROOT = Path(torchrnn.__file__).parent
 MAY_IMPORT = {
-    "cell": set(),
-    "call": {"cell"},  # and the backends, at the first call
+    "activation": set(),
+    "cell": {"activation"},
+    "call": {"cell", "activation"},  # and the backends, at the first call
     "check": set(),
     "check_steps": {"check"},
     "plan": {"_extension", "call"},
     "sequence": {"check", "check_steps", "plan"},
     "state": {"check", "check_steps"},
-    "layer": {"cell", "call", "check", "init", "lazy", "arguments", "parameters", "sequence", "stack"},
-    "step": {"cell", "call", "check", "lazy"},
+    "layer": {"activation", "cell", "call", "check", "init", "lazy", "arguments", "parameters", "sequence", "stack"},
+    "step": {"activation", "cell", "call", "check", "lazy"},
     "arguments": {"check"},
     "parameters": set(),
     "lazy": set(),
     "init": set(),
     "stack": {"call", "check", "history", "parameters", "sequence"},
     "history": {"call", "sequence"},
-    "stream": {"backends", "call", "check", "layer", "stack", "state"},
+    "stream": {"activation", "backends", "call", "check", "layer", "stack", "state"},
     "_extension": {"_fake"},
     "_fake": set(),
-    "backends/*": {"cell", "call", "regular", "_extension"},
-    "backends/cpu": {"backends", "call", "_extension"},  # its second derivatives are the reference's
+    "backends/*": {"activation", "cell", "call", "regular", "_extension"},
+    "backends/cpu": {"activation", "backends", "call", "_extension"},  # its second derivatives are the reference's
     "cells/*": {"cell", "layer", "arguments", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),
-    "trace": {"cell", "expression"},
+    "trace": {"activation", "cell", "expression"},
     "codegen": {"cell", "cells", "expression", "trace"},
-    "convert": {"layer", "arguments", "step", "cells"},
+    "convert": {"activation", "layer", "arguments", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},
     "__init__": {

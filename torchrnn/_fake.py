@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,31 @@ def layer(
 
     A single step has no output beside its states.
     """
+    return _layer(x, states, weights, bias, torch.ops.torchrnn.saved(cell) if training else None, all)
+
+
+@torch.library.register_fake("torchrnn::layer_open")
+def layer_open(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    bias: bool,
+    training: bool,
+    all: bool,
+    activation: int,
+    limit: float,
+) -> list[Tensor]:
+    """The same with options, which may need more for backward."""
+    plain = activation == 0 and limit == math.inf
+    return _layer(x, states, weights, bias, torch.ops.torchrnn.saved(cell, plain) if training else None, all)
+
+
+def _layer(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bias: bool, saved: int | None, all: bool
+) -> list[Tensor]:
+    """What both give; ``saved`` numbers are kept for each unit and step in training."""
     one_step = states[0].dim() == 2
     D = 1 if one_step else states[0].size(0)
     per_direction = len(weights) // D
@@ -33,9 +59,9 @@ def layer(
     results += [x.new_empty(s.shape) for s in states]
     N = x.numel() // x.size(-1)
     results += [x.new_empty((D, N, H)) for _ in states[1:] if all]
-    if training:
+    if saved is not None:
         results.append(x.new_empty(results[0].shape))
-        kept = torch.ops.torchrnn.saved(cell) + len(states) - 1 + projected
+        kept = saved + len(states) - 1 + projected
         results.append(x.new_empty((D * N * H * kept,)))
     return results
 
@@ -56,6 +82,33 @@ def layer_backward(
     needs: Sequence[int],
 ) -> list[Tensor]:
     """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
+    return _layer_backward(x, states, weights, needs)
+
+
+@torch.library.register_fake("torchrnn::layer_open_backward")
+def layer_open_backward(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    bias: bool,
+    y: Tensor,
+    reserve: Tensor,
+    dy: Tensor | None,
+    dfinal: Sequence[Tensor | None],
+    dall: Sequence[Tensor | None],
+    needs: Sequence[int],
+    activation: int,
+    limit: float,
+) -> list[Tensor]:
+    """The same with options."""
+    return _layer_backward(x, states, weights, needs)
+
+
+def _layer_backward(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], needs: Sequence[int]
+) -> list[Tensor]:
     inputs = (x, *states, *weights)
     return [x.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from torchrnn.activation import PLAIN, Options
 from torchrnn.cell import Cell
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Call(NamedTuple):
     batch_sizes: Tensor | None = None  # packed: (T,), rows still running at each step
     one_step: bool = False
     all_states: bool = False  # wanted of every step, by `run_all`
+    options: Options = PLAIN
 
 
 class Explanation(NamedTuple):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchrnn.activation import PLAIN, Options, takes_options
 
 #: Every cell by its name, in order of definition. Conformance tests run over it.
 CELLS: dict[str, Cell] = {}
@@ -36,11 +38,13 @@ class Cell:
         name: the name of the step function, unique among all cells.
         gates: names of the row blocks of ``weight_ih`` and ``weight_hh``, in this order.
         states: names of the states; the first is the output and what ``weight_hh`` multiplies.
-        step: the function ``(x, h, s) -> new states``.
+        step: the function ``(x, h, s) -> new states``, or ``(x, h, s, options) -> new states``.
+        takes_options: whether it is the second.
     """
 
-    def __init__(self, step: Callable[[Any, Any, Any], Any], gates: tuple[str, ...], states: tuple[str, ...]) -> None:
+    def __init__(self, step: Callable[..., Any], gates: tuple[str, ...], states: tuple[str, ...]) -> None:
         self.step = step
+        self.takes_options = takes_options(step)
         self.name: str = step.__name__
         self.gates = gates
         self.states = states
@@ -48,19 +52,31 @@ class Cell:
         self._gates = namedtuple(f"{self.name}_gates", gates)
         self._states = namedtuple(f"{self.name}_states", states)
 
-    def __call__(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def __call__(
+        self, x: Tensor, h: Tensor, states: tuple[Tensor, ...], options: Options = PLAIN
+    ) -> tuple[Tensor, ...]:
         """One step from the pre-activations.
 
         Args:
             x: ``W_ih x_t + b_ih`` for all gates, shape (…, G·H).
             h: ``W_hh h_{t-1} + b_hh`` for all gates, shape (…, G·H).
             states: the previous states, each (…, H).
+            options: the activation and the limit of the state.
 
         Returns:
             The new states, each (…, H), in the order of ``states``.
         """
         G = len(self.gates)
-        new = self.step(self._gates(*x.chunk(G, -1)), self._gates(*h.chunk(G, -1)), self._states(*states))
+        return self.advance(x.chunk(G, -1), h.chunk(G, -1), states, options)
+
+    def advance(self, x: Sequence[Any], h: Sequence[Any], states: Sequence[Any], options: Any) -> tuple[Any, ...]:
+        """One step from the parts of x and h, one for each gate.
+
+        A step that takes the options clips where its equations say so; of another, the states after the first are
+        clipped, or the only one.
+        """
+        parts = self._gates(*x), self._gates(*h), self._states(*states)
+        new = self.step(*parts, options) if self.takes_options else self.step(*parts)
         if isinstance(new, Tensor):
             new = (new,)
         if len(new) != len(self.states):
@@ -68,11 +84,14 @@ class Cell:
                 f"cell {self.name!r}: the step function must return {len(self.states)} states "
                 f"({', '.join(self.states)}), got {len(new)}"
             )
-        return new
+        if self.takes_options:
+            return new
+        first = 1 if len(new) > 1 else 0
+        return (*new[:first], *(options.clip(state) for state in new[first:]))
 
-    def gate_values(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...]) -> list[Tensor]:
+    def gate_values(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...], options: Options = PLAIN) -> list[Tensor]:
         """The gates of a step by what its function calls so; where it calls nothing so, both pre-activations' sum."""
-        _, local = self.watched(lambda: self(x, h, states))
+        _, local = self.watched(lambda: self(x, h, states, options))
         G = len(self.gates)
         sums = zip(self.gates, x.chunk(G, -1), h.chunk(G, -1), strict=True)
         return [local[name] if isinstance(local.get(name), Tensor) else a + b for name, a, b in sums]
@@ -116,7 +135,7 @@ def _by_name(name: str) -> Cell:
     return CELLS[name]
 
 
-def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]], Cell]:
+def cell(*, gates: str, states: str) -> Callable[[Callable[..., Any]], Cell]:
     """Declare a recurrent cell from the equations of one step.
 
     Args:
@@ -126,7 +145,9 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]
     Returns:
         A decorator for a function ``step(x, h, s)`` in plain, elementwise torch. ``x.i`` is the part of
         ``W_ih x_t + b_ih`` that belongs to gate ``i``, ``h.i`` that of ``W_hh h_{t-1} + b_hh``, ``s.c`` the previous
-        state ``c``, each of shape (B, H). It returns the new states in the order of ``states``.
+        state ``c``, each of shape (B, H). It returns the new states in the order of ``states``. A fourth argument, if
+        it has one, gets the options of the layer: ``options.activation(a)`` is the function that ``activation=``
+        names, ``options.clip(c)`` keeps within ``cell_clip=``.
 
     Raises:
         ValueError: a name is no identifier, stands twice, or the cell's own name is taken.
@@ -152,7 +173,7 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[[Any, Any, Any], Any]
     """
     gate_names, state_names = _names("gates", gates), _names("states", states)
 
-    def declare(step: Callable[[Any, Any, Any], Any]) -> Cell:
+    def declare(step: Callable[..., Any]) -> Cell:
         if not step.__name__.isidentifier():
             raise ValueError(f"a cell needs a name: define its step with def, got {step.__name__}")
         made = Cell(step, gate_names, state_names)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchrnn import arguments
+from torchrnn.activation import PLAIN
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.layer import Recurrent
 from torchrnn.step import RecurrentCell
@@ -115,6 +116,8 @@ def _missing(module: Any) -> str | None:
         lacks.append(f"proj_size={module.proj_size}")
     if isinstance(module.hidden_size, list):
         lacks.append(f"hidden_size={module.hidden_size}")
+    if module._options != PLAIN:
+        lacks.append(str(module._options))
     if module.bias == "single":
         lacks.append("bias='single'")
     return f"torch.nn's {_kind(module)} has no {', '.join(lacks)}" if lacks else None

@@ -11,6 +11,7 @@ import torch
 
 _FUNCTIONS = ("exp", "log", "log1p", "expm1", "sqrt", "abs", "erf", "sigmoid", "tanh", "relu")
 _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+OPTIONS = "options"  # the leaf that stands for the options of a cell
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!="}
 
 
@@ -230,6 +231,11 @@ def _same(x: Value) -> Value:
     return x
 
 
+def _open(name: str) -> Callable[..., Value]:
+    """A function whose meaning is an option, known when the kernel runs."""
+    return lambda *args: args[0].graph.make(name, args[0].graph.leaf(OPTIONS), *args)
+
+
 #: What each ATen operator is. Operators that PyTorch itself decomposes into these need no line.
 RULES: dict[str, Callable[..., Value]] = {
     "add": lambda a, b, alpha=1: a + b * alpha,
@@ -275,4 +281,5 @@ RULES: dict[str, Callable[..., Value]] = {
     "ones_like": lambda a: a.graph.number(1),
     **dict.fromkeys(("alias", "detach", "clone", "lift_fresh_copy", "_to_copy"), _same),
     "copy": lambda a, b: b,
+    **{name: _open(name) for name in ("activate", "activate_backward", "clip", "clip_backward")},
 }

@@ -117,7 +117,8 @@ def gates(of: Happened) -> list[Tensor]:
             torch.cat((initial[d], s[d].flatten(0, -2))).index_select(0, before)
             for initial, s in zip(call.states, states, strict=True)
         )
-        values = call.cell.gate_values(F.linear(x, w_ih, b_ih), F.linear(previous[0], w_hh, b_hh), previous)
+        pre = F.linear(x, w_ih, b_ih), F.linear(previous[0], w_hh, b_hh)
+        values = call.cell.gate_values(*pre, previous, call.options)
         found.append([v.unflatten(0, shape) for v in values])
     return [torch.stack([found[d][g] for d in range(D)]) for g in range(G)]
 

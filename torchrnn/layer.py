@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
+from torchrnn import activation as activations
 from torchrnn import arguments, check, init, lazy, parameters, sequence, stack
+from torchrnn.activation import PLAIN, Options
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
@@ -29,6 +32,9 @@ class Recurrent(nn.Module):
         proj_size: P, if not 0, the size to which the output, and so what ``weight_hh`` sees, is projected.
         device: of the parameters.
         dtype: of the parameters.
+        activation: ϕ of the cell's equations: ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"linear"``, ``"softsign"`` or
+            ``"elu"``.
+        cell_clip: clip the states after the first, or the only one, to ±``cell_clip`` at every step; None: do not.
         return_sequences: if False, the call returns only each row's last output (B, D·H), no tuple: of the forward
             direction at the row's last step, of the backward one at its first; of an empty row zero.
         merge_mode: how the outputs of both directions are joined, between layers too: ``"concat"``, ``"sum"``,
@@ -71,6 +77,7 @@ class Recurrent(nn.Module):
     bidirectional: bool
     proj_size: int
     mode: str
+    _options: Options = PLAIN  # of the cell
     # attributes of the class, so that a layer of torch.nn becomes ours by its class alone
     return_sequences: bool = arguments.DEFAULTS["return_sequences"]
     merge_mode: str = arguments.DEFAULTS["merge_mode"]
@@ -94,6 +101,8 @@ class Recurrent(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        activation: str = "tanh",
+        cell_clip: float | None = None,
         return_sequences: bool = True,
         merge_mode: str = "concat",
         residual: bool = False,
@@ -112,6 +121,9 @@ class Recurrent(nn.Module):
         self.proj_size = proj_size
         check.layer_options(self, dropout)
         self.dropout = float(dropout)
+        options = activations.options(self.cell, activation, cell_clip)
+        if options is not PLAIN:
+            self._options = options
         wanted = {
             "return_sequences": return_sequences,
             "merge_mode": merge_mode,
@@ -255,6 +267,9 @@ class Recurrent(nn.Module):
             self.training,
             self.bidirectional,
             batch_sizes,
+            False,
+            False,
+            self._options,
         )
         return call, form
 
@@ -293,6 +308,16 @@ class Recurrent(nn.Module):
     def flatten_parameters(self) -> None:
         """Does nothing: kept for code that calls it. Backends pack weights when they need to."""
 
+    @property
+    def activation(self) -> str:
+        """The name of the function ϕ of the cell's equations."""
+        return self._options.function
+
+    @property
+    def cell_clip(self) -> float | None:
+        """The limit of the states, or None."""
+        return None if self._options.limit == math.inf else self._options.limit
+
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
         defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
@@ -300,6 +325,8 @@ class Recurrent(nn.Module):
         changed = [
             f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
         ]
+        if self._options is not PLAIN:
+            changed.append(str(self._options))
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed, *arguments.beyond_torch(self)])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

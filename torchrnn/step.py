@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from torchrnn import activation as activations
 from torchrnn import check, lazy
+from torchrnn.activation import PLAIN, Options
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
 
@@ -23,6 +25,9 @@ class RecurrentCell(nn.Module):
         bias: whether there are ``bias_ih`` and ``bias_hh``; ``"single"``: ``bias_ih`` alone.
         device: of the parameters.
         dtype: of the parameters.
+        activation: ϕ of the cell's equations: ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"linear"``, ``"softsign"`` or
+            ``"elu"``.
+        cell_clip: clip the states after the first, or the only one, to ±``cell_clip`` at every step; None: do not.
 
     Parameters: ``weight_ih`` (G·H, I), ``weight_hh`` (G·H, H), ``bias_ih`` and ``bias_hh`` (G·H,), drawn from
     U(-1/√H, 1/√H) in this order, as torch.nn does.
@@ -38,6 +43,7 @@ class RecurrentCell(nn.Module):
     input_size: Any  # int; None until the first call
     hidden_size: int
     bias: bool | str
+    _options: Options = PLAIN  # a module that was torch.nn's has none of its own
 
     def __init__(
         self,
@@ -46,6 +52,9 @@ class RecurrentCell(nn.Module):
         bias: bool | str = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str = "tanh",
+        cell_clip: float | None = None,
     ) -> None:
         super().__init__()
         check.sizes(input_size, hidden_size)
@@ -55,6 +64,9 @@ class RecurrentCell(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
+        options = activations.options(self.cell, activation, cell_clip)
+        if options is not PLAIN:
+            self._options = options
         shapes = self._parameter_shapes()
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             weight = lazy.parameter(shapes[name], input_size is None, device, dtype) if name in shapes else None
@@ -155,11 +167,25 @@ class RecurrentCell(nn.Module):
             if bias == "single":
                 weights = (*weights[:3], torch.zeros_like(weights[2]))
             bias = bool(bias)
-        return Call(cell, input, states, weights, bias, 1, 0.0, False, False, None, True), unbatched
+        call = Call(cell, input, states, weights, bias, 1, 0.0, False, False, None, True, False, self._options)
+        return call, unbatched
+
+    @property
+    def activation(self) -> str:
+        """The name of the function ϕ of the cell's equations."""
+        return self._options.function
+
+    @property
+    def cell_clip(self) -> float | None:
+        """The limit of the states, or None."""
+        return None if self._options.limit == math.inf else self._options.limit
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is True else f", bias={self.bias!r}")
+        changed = [f"bias={self.bias!r}"] if self.bias is not True else []
+        if self._options is not PLAIN:
+            changed.append(str(self._options))
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.input_size is None:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchrnn import check, stack
+from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu
 from torchrnn.call import Call, choose
 from torchrnn.layer import Recurrent
@@ -186,7 +187,8 @@ def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
     call, _ = layer.request(weights[0].new_zeros((1, 1, layer.input_size)))
     call = call._replace(x=call.x[0], one_step=True)
     plain = (
-        not layer.proj_size
+        call.options is PLAIN  # the packed steps know no others
+        and not layer.proj_size
         and not (layer.residual and layer.num_layers > 1)
         and not isinstance(layer.hidden_size, list)
         and layer.return_sequences

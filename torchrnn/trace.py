@@ -14,11 +14,43 @@ from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from torchrnn.activation import PLAIN
 from torchrnn.cell import Cell
-from torchrnn.expression import RULES, Graph, Value, reach
+from torchrnn.expression import OPTIONS, RULES, Graph, Value, reach
 
 _ALIASES = {"alias", "detach"}  # operators whose result is the same memory: an in-place write shows in both
 _PLACEMENT = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
+
+
+class _Open:
+    """Options that are known only when the kernel runs: operators that nobody looks into while a step is traced.
+
+    What PyTorch is told of their derivatives is what there is to know: that of an activation is a function of its
+    result, that of the clip of its argument. The rest of the chain rule is PyTorch's.
+    """
+
+    def __init__(self) -> None:
+        self.library = torch.library.Library("torchrnn_trace", "DEF")
+        self.activation = self._operator("activate", torch.tanh, saves=1)
+        self.clip = self._operator("clip", torch.clone, saves=0)
+
+    def _operator(self, name: str, standing_in: Callable[..., Tensor], saves: int) -> Any:
+        """An operator of one argument; its backward gets the gradient, and the argument (0) or the result (1)."""
+        self.library.define(f"{name}(Tensor x) -> Tensor")
+        self.library.define(f"{name}_backward(Tensor gradient, Tensor saved) -> Tensor")
+        self.library.impl(name, standing_in, "CPU")
+        self.library.impl(f"{name}_backward", torch.mul, "CPU")
+        operators = torch.ops.torchrnn_trace
+        torch.library.register_autograd(
+            f"torchrnn_trace::{name}",
+            lambda ctx, gradient: getattr(operators, f"{name}_backward")(gradient, *ctx.saved_tensors),
+            setup_context=lambda ctx, inputs, output: ctx.save_for_backward((*inputs, output)[saves]),
+            lib=self.library,
+        )
+        return getattr(operators, name)
+
+
+_OPEN = _Open()
 
 
 class Step(NamedTuple):
@@ -35,10 +67,10 @@ class Step(NamedTuple):
     names: dict[Value, str]
 
 
-def trace(cell: Cell) -> Step:
-    """The step of a cell and its backward, on scalars."""
+def trace(cell: Cell, *, plain: bool = True) -> Step:
+    """The step of a cell and its backward, on scalars; not ``plain``: with options that are open."""
     G, S = len(cell.gates), len(cell.states)
-    module, labels = _traced(cell)
+    module, labels = _traced(cell, plain)
     graph = Graph()
     results: list[Value] = []
     leaves = [f"{part}{k}" for part, count in (("x", G), ("h", G), ("s", S), ("d", S)) for k in range(count)]
@@ -80,14 +112,14 @@ def _split(values: list[Any], *counts: int) -> list[list[Any]]:
     return [*parts, rest]
 
 
-def _traced(cell: Cell) -> tuple[fx.GraphModule, list[str]]:
+def _traced(cell: Cell, plain: bool) -> tuple[fx.GraphModule, list[str]]:
     """The step as ATen operators: new states, gradients of x, h and s, then the named values and their gradients."""
     G, S = len(cell.gates), len(cell.states)
     labels: list[str] = []
 
     def flat(*leaves: Tensor) -> list[Tensor | None]:
         x, h, previous, dnext, _ = _split(list(leaves), G, G, S, S)
-        new, variables = _run(cell, x, h, previous)
+        new, variables = _run(cell, x, h, previous, PLAIN if plain else _OPEN)
         ends = [(n, d) for n, d in zip(new, dnext, strict=True) if n.requires_grad]
         inner = {name: v for name, v in variables.items() if v.requires_grad}
         wanted = [*leaves[: 2 * G + S], *inner.values()]
@@ -99,8 +131,8 @@ def _traced(cell: Cell) -> tuple[fx.GraphModule, list[str]]:
 
     rules: Any = {op: rule for op, rule in core_aten_decompositions().items() if _decomposed(op)}
     # the header must not depend on the modes of its caller
-    plain = torch.autocast("cpu", enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), plain, torch.device("cpu"):
+    no_autocast = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast, torch.device("cpu"):
         inputs = [torch.full((), 0.5, dtype=torch.float64) for _ in range(2 * G + 2 * S)]
         for leaf in inputs[: 2 * G + S]:
             leaf.requires_grad_()
@@ -119,12 +151,11 @@ def _decomposed(op: Any) -> bool:
     return isinstance(op, OpOverload) and _known(op) not in RULES and torch.Tag.nondeterministic_seeded not in op.tags
 
 
-def _run(cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def _run(
+    cell: Cell, x: list[Tensor], h: list[Tensor], s: list[Tensor], options: Any
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The new states, and the tensors among the local variables of the step when it returns."""
-    new, found = cell.watched(lambda: cell.step(cell._gates(*x), cell._gates(*h), cell._states(*s)))
-    new = [new] if isinstance(new, Tensor) else list(new)
-    if len(new) != len(s):
-        raise TypeError(f"cell {cell.name!r}: the step function must return {len(s)} states, got {len(new)}")
+    new, found = cell.watched(lambda: cell.advance(x, h, s, options))
     for name, state in zip(cell.states, new, strict=True):
         if state.dim():
             raise NotImplementedError(
@@ -217,7 +248,7 @@ def _kept(step: Step, columns: Iterable[Value]) -> list[Value]:
     """As few values of forward as will do: from them and the states, backward can compute what else it needs."""
     columns = set(columns)
     known = reach(step.next, columns) | columns
-    free = {*step.previous, *step.next}
+    free = {*step.previous, *step.next, step.x[0].graph.leaf(OPTIONS)}
     used = reach([*step.dx, *step.dh, *step.dprevious], known | free) & known
 
     def again(value: Value, have: set[Value]) -> bool:

@@ -42,4 +42,45 @@ struct gru {
     dpre[3] = t1 * r;
     dprevious[0] = t0;
   }
+
+  // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
+  struct open {
+    static constexpr int saved = 4;  // kept for backward: r z n h_n
+    static constexpr bool backward_reads_previous[states] = {true};
+    static constexpr bool backward_reads_new[states] = {false};
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void forward(const V* pre, const V* previous, V* next, V* keep, const O& options) {
+      const V h_n = pre[3];
+      const V r = sigmoid(pre[0]);
+      const V z = sigmoid(pre[1]);
+      const V n = activate(options, pre[2] + r * h_n);
+      next[0] = clip(options, n + z * (previous[0] - n));
+      keep[0] = r;
+      keep[1] = z;
+      keep[2] = n;
+      keep[3] = h_n;
+    }
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void backward(const V* keep, const V* previous, const V* /*next*/, const V* dnext, V* dpre, V* dprevious, const
+        O& options) {
+      const V h_n = keep[3], r = keep[0], z = keep[1], n = keep[2];
+      const V one = splat<V>(1);
+      const V t0 = previous[0] - n;
+      const V t1 = clip_backward(options, dnext[0], n + z * t0);
+      const V t2 = t1 * z;
+      const V dz = t1 * t0;
+      const V dn = t1 - t2;
+      const V t3 = activate_backward(options, dn, n);
+      const V dr = t3 * h_n;
+      dpre[0] = dr * r * (one - r);
+      dpre[1] = dz * z * (one - z);
+      dpre[2] = t3;
+      dpre[3] = t3 * r;
+      dprevious[0] = t2;
+    }
+  };
 };

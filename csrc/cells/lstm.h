@@ -46,4 +46,48 @@ struct lstm {
     dprevious[0] = splat<V>(0);
     dprevious[1] = dc * f;
   }
+
+  // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
+  struct open {
+    static constexpr int saved = 4;  // kept for backward: i f g o
+    static constexpr bool backward_reads_previous[states] = {false, true};
+    static constexpr bool backward_reads_new[states] = {false, true};
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void forward(const V* pre, const V* previous, V* next, V* keep, const O& options) {
+      const V i = sigmoid(pre[0]);
+      const V f = sigmoid(pre[1]);
+      const V g = activate(options, pre[2]);
+      const V o = sigmoid(pre[3]);
+      const V c = clip(options, f * previous[1] + i * g);
+      next[0] = o * activate(options, c);
+      next[1] = c;
+      keep[0] = i;
+      keep[1] = f;
+      keep[2] = g;
+      keep[3] = o;
+    }
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void backward(const V* keep, const V* previous, const V* next, const V* dnext, V* dpre, V* dprevious, const
+        O& options) {
+      const V i = keep[0], f = keep[1], g = keep[2], o = keep[3], c = next[1];
+      const V one = splat<V>(1);
+      const V t0 = activate(options, c);
+      const V do_ = dnext[0] * t0;
+      const V dc = dnext[1] + activate_backward(options, dnext[0] * o, t0);
+      const V t1 = clip_backward(options, dc, f * previous[1] + i * g);
+      const V dg = t1 * i;
+      const V di = t1 * g;
+      const V df = t1 * previous[1];
+      dpre[0] = di * i * (one - i);
+      dpre[1] = df * f * (one - f);
+      dpre[2] = activate_backward(options, dg, g);
+      dpre[3] = do_ * o * (one - o);
+      dprevious[0] = splat<V>(0);
+      dprevious[1] = t1 * f;
+    }
+  };
 };

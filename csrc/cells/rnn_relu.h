@@ -25,4 +25,29 @@ struct rnn_relu {
     dpre[0] = select(next[0] <= zero, zero, dnext[0]);
     dprevious[0] = zero;
   }
+
+  // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
+  struct open {
+    static constexpr int saved = 1;  // kept for backward: t0
+    static constexpr bool backward_reads_previous[states] = {false};
+    static constexpr bool backward_reads_new[states] = {false};
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void forward(const V* pre, const V* /*previous*/, V* next, V* keep, const O& options) {
+      const V t0 = relu(pre[0]);
+      next[0] = clip(options, t0);
+      keep[0] = t0;
+    }
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void backward(const V* keep, const V* /*previous*/, const V* /*next*/, const V* dnext, V* dpre, V* dprevious, const
+        O& options) {
+      const V t0 = keep[0];
+      const V zero = splat<V>(0);
+      dpre[0] = select(t0 <= zero, zero, clip_backward(options, dnext[0], t0));
+      dprevious[0] = zero;
+    }
+  };
 };

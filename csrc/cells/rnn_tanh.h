@@ -24,4 +24,28 @@ struct rnn_tanh {
     dpre[0] = dnext[0] * (splat<V>(1) - next[0] * next[0]);
     dprevious[0] = splat<V>(0);
   }
+
+  // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
+  struct open {
+    static constexpr int saved = 1;  // kept for backward: t0
+    static constexpr bool backward_reads_previous[states] = {false};
+    static constexpr bool backward_reads_new[states] = {false};
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void forward(const V* pre, const V* /*previous*/, V* next, V* keep, const O& options) {
+      const V t0 = activate(options, pre[0]);
+      next[0] = clip(options, t0);
+      keep[0] = t0;
+    }
+
+    template <class V, class O>
+    static inline __attribute__((always_inline))
+    void backward(const V* keep, const V* /*previous*/, const V* /*next*/, const V* dnext, V* dpre, V* dprevious, const
+        O& options) {
+      const V t0 = keep[0];
+      dpre[0] = activate_backward(options, clip_backward(options, dnext[0], t0), t0);
+      dprevious[0] = splat<V>(0);
+    }
+  };
 };

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchrnn.activation import PLAIN
 from torchrnn.call import Call, transform
 
 _LAYERS = {"rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu, "lstm": torch.lstm, "gru": torch.gru}
@@ -23,6 +24,8 @@ def refuses(call: Call) -> str | None:
         return f"torch has no kernel for the cell {name!r}"
     if call.all_states:
         return "torch's kernels keep the states of all steps to themselves"
+    if call.options is not PLAIN and call.options != PLAIN:
+        return f"torch's kernels know no {call.options}"
     if not call.one_step and not call.x.numel():
         return "the input is empty, which torch's kernels refuse"
     if name != "lstm" and not call.one_step and _projects(call):

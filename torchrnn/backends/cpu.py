@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrnn import _extension
+from torchrnn.activation import ACTIVATIONS, PLAIN, Options
 from torchrnn.backends import reference
 from torchrnn.call import Call, transform
 
@@ -54,6 +56,13 @@ class _Operators:
 _operators = _Operators()
 
 
+@cache
+def _with(options: Options) -> tuple[Any, Any]:
+    """The two operators for a layer with options."""
+    given: Any = {"activation": list(ACTIVATIONS).index(options.function), "limit": options.limit}
+    return partial(_operators.layer_open, **given), partial(_operators.layer_open_backward, **given)
+
+
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
     if _tracing() is not None:
@@ -69,9 +78,10 @@ def refuses(call: Call) -> str | None:
     if dtype is not torch.float32 and dtype is not torch.float64:
         if dtype not in _COMPUTED_IN:
             return f"the input is {dtype}; the kernels take float32, float64, bfloat16 and float16"
-        if call.one_step or (call.batch_sizes is None and x.size(0) == 1):
+        plain = call.options is PLAIN  # torch's kernels would take it
+        if plain and (call.one_step or (call.batch_sizes is None and x.size(0) == 1)):
             return f"a single step in {dtype} costs less than its casts to float32"
-        if dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
+        if plain and dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
             return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
@@ -85,7 +95,7 @@ def refuses(call: Call) -> str | None:
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
     if call.one_step:
-        return _step(call) if len(call.states) <= 2 else _long_step(call)
+        return _step(call) if len(call.states) <= 2 and call.options is PLAIN else _other_step(call)
     return run_all(call)[:2]
 
 
@@ -161,8 +171,14 @@ def packed_step(call: Call, packed: Tensor, x: Tensor, h: Tensor, c: Tensor) -> 
     return _operators.packed_step(_NUMBERS[call.cell], packed, x, h, c, call.bias)
 
 
-def _long_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One step of a cell of more states."""
+def _other_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of a cell of more states, or with options."""
+    stored, computed = call.x.dtype, _COMPUTED_IN[call.x.dtype]
+    if stored is not computed:
+        x, states, weights = call.x.to(computed), call.states, call.weights
+        states, weights = ([None if t is None else t.to(computed) for t in ts] for ts in (states, weights))
+        states = _other_step(call._replace(x=x, states=tuple(states), weights=weights))[1]
+        return states[0].to(stored), tuple(s.to(stored) for s in states)
     states = _layer(call, call.x, call.states, call.weights if call.bias else call.weights[:2])
     return states[0], tuple(states)
 
@@ -173,7 +189,8 @@ def _layer(call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Te
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
         return _apply_layer(call, x, *states, *weights)
-    return _operators.layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False, call.all_states)
+    layer = _operators.layer if call.options is PLAIN else _with(call.options)[0]
+    return layer(call.cell.name, x, states, weights, call.batch_sizes, call.bias, False, call.all_states)
 
 
 class _Step(torch.autograd.Function):
@@ -215,12 +232,14 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         S = len(call.cell.states)
-        *results, outputs, reserve = _operators.layer(
+        layer = _operators.layer if call.options is PLAIN else _with(call.options)[0]
+        *results, outputs, reserve = layer(
             call.cell.name, x, tensors[:S], tensors[S:], call.batch_sizes, call.bias, True, call.all_states
         )
         ctx.save_for_backward(x, *tensors, outputs, reserve)
         # not the call itself: it would hold tensors past the hooks of saved tensors
         ctx.cell, ctx.batch_sizes, ctx.bias, ctx.one_step = call.cell, call.batch_sizes, call.bias, call.one_step
+        ctx.options = call.options
         ctx.set_materialize_grads(False)
         return tuple(results)
 
@@ -230,11 +249,13 @@ class _Layer(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or any(_batched(g) for g in gradients if g is not None):
             call = Call(ctx.cell, x, (), (), ctx.bias, batch_sizes=ctx.batch_sizes, one_step=ctx.one_step)
+            call = call._replace(options=ctx.options)
             return (None, *_reference_gradients(call, (x, *tensors), needs, gradients))
         S = len(ctx.cell.states)
         dy, dfinal = (None, gradients) if ctx.one_step else (gradients[0], gradients[1 : 1 + S])
         dall = () if ctx.one_step else gradients[1 + S :]
-        found = _operators.layer_backward(
+        layer_backward = _operators.layer_backward if ctx.options is PLAIN else _with(ctx.options)[1]
+        found = layer_backward(
             ctx.cell.name, x, tensors[:S], tensors[S:], ctx.batch_sizes, ctx.bias, y, reserve, dy, dfinal, dall, needs
         )
         return (None, *found) if all(needs) else (None, *(g if n else None for g, n in zip(found, needs, strict=True)))

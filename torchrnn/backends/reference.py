@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrnn.call import Call
-from torchrnn.cell import Cell
 
 
 def refuses(call: Call) -> str | None:
@@ -29,10 +29,11 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Output, final states, and the last layer's states at all steps, each (D, T, B, H), packed (D, N, H)."""
+    cell = partial(call.cell, options=call.options)
     if call.one_step:
         w_ih, w_hh, *biases = call.weights
         b_ih, b_hh = biases or (None, None)
-        states = call.cell(F.linear(call.x, w_ih, b_ih), F.linear(call.states[0], w_hh, b_hh), call.states)
+        states = cell(F.linear(call.x, w_ih, b_ih), F.linear(call.states[0], w_hh, b_hh), call.states)
         return states[0], states, ()
 
     D = 2 if call.bidirectional else 1
@@ -46,7 +47,7 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
         for direction in range(D):
             k = layer * D + direction
             weights = call.weights[k * per_direction : (k + 1) * per_direction]
-            states, final = _sweep(call.cell, y, initial[k], weights, call.bias, sizes, wanted, reverse=direction == 1)
+            states, final = _sweep(cell, y, initial[k], weights, call.bias, sizes, wanted, reverse=direction == 1)
             everything.append(states)
             finals.append(final)
         y = everything[0][0] if D == 1 else torch.cat([states[0] for states in everything], -1)
@@ -57,7 +58,7 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 def _sweep(
-    cell: Cell,
+    cell: Callable[..., tuple[Tensor, ...]],
     x: Tensor,
     states: tuple[Tensor, ...],
     weights: Sequence[Any],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import sigmoid, tanh
+from torch import sigmoid
 
 from torchrnn.cell import cell
 from torchrnn.layer import Recurrent
@@ -10,11 +10,11 @@ from torchrnn.step import RecurrentCell
 
 
 @cell(gates="r z n", states="h")
-def gru(x: Any, h: Any, s: Any) -> Any:
+def gru(x: Any, h: Any, s: Any, options: Any) -> Any:
     """Reset and update gate, and the new state."""
     r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
-    n = tanh(x.n + r * h.n)
-    return n + z * (s.h - n)
+    n = options.activation(x.n + r * h.n)
+    return options.clip(n + z * (s.h - n))
 
 
 class GRU(Recurrent):
@@ -24,10 +24,12 @@ class GRU(Recurrent):
     \begin{aligned}
     r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
     z_t &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
-    n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn})) \\
+    n_t &= \phi(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn})) \\
     h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
     \end{aligned}
     $$
+
+    where $\phi$ is tanh or another ``activation``; with ``cell_clip`` $h_t$ is clipped to ±``cell_clip``.
 
     Arguments and parameters: see [`Recurrent`][torchrnn.Recurrent]; G = 3 gates in the order r z n. There is no
     projection.

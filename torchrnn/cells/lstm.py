@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import sigmoid, tanh
+from torch import sigmoid
 
 from torchrnn.cell import cell
 from torchrnn.layer import Recurrent
@@ -10,11 +10,11 @@ from torchrnn.step import RecurrentCell
 
 
 @cell(gates="i f g o", states="h c")
-def lstm(x: Any, h: Any, s: Any) -> Any:
+def lstm(x: Any, h: Any, s: Any, options: Any) -> Any:
     """Input, forget, cell and output gate."""
-    i, f, g, o = sigmoid(x.i + h.i), sigmoid(x.f + h.f), tanh(x.g + h.g), sigmoid(x.o + h.o)
-    c = f * s.c + i * g
-    return o * tanh(c), c
+    i, f, g, o = sigmoid(x.i + h.i), sigmoid(x.f + h.f), options.activation(x.g + h.g), sigmoid(x.o + h.o)
+    c = options.clip(f * s.c + i * g)
+    return o * options.activation(c), c
 
 
 class LSTM(Recurrent):
@@ -24,14 +24,15 @@ class LSTM(Recurrent):
     \begin{aligned}
     i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
     f_t &= \sigma(W_{if} x_t + b_{if} + W_{hf} h_{t-1} + b_{hf}) \\
-    g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
+    g_t &= \phi(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
     o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
     c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
-    h_t &= o_t \odot \tanh(c_t)
+    h_t &= o_t \odot \phi(c_t)
     \end{aligned}
     $$
 
-    with ``proj_size`` $h_t = W_{hr} (o_t \odot \tanh(c_t))$. Arguments and parameters: see
+    where $\phi$ is tanh or another ``activation``; with ``cell_clip`` $c_t$ is clipped to ±``cell_clip`` before it is
+    used; with ``proj_size`` $h_t = W_{hr} (o_t \odot \phi(c_t))$. Arguments and parameters: see
     [`Recurrent`][torchrnn.Recurrent]; G = 4 gates in the order i f g o.
 
     Shapes: input (T, B, I) and states h (L·D, B, H), c (L·D, B, H) -> output (T, B, D·H) and new states; with

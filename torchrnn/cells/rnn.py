@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import relu, tanh
+from torch import relu
 
 from torchrnn.arguments import ONE
 from torchrnn.cell import Cell, cell
@@ -13,9 +13,9 @@ from torchrnn.step import RecurrentCell
 
 
 @cell(gates="a", states="h")
-def rnn_tanh(x: Any, h: Any, s: Any) -> Any:
-    """One activation."""
-    return tanh(x.a + h.a)
+def rnn_tanh(x: Any, h: Any, s: Any, options: Any) -> Any:
+    """One activation, tanh unless the options say otherwise."""
+    return options.clip(options.activation(x.a + h.a))
 
 
 @cell(gates="a", states="h")
@@ -24,30 +24,46 @@ def rnn_relu(x: Any, h: Any, s: Any) -> Any:
     return relu(x.a + h.a)
 
 
-_BY_NONLINEARITY = {"tanh": rnn_tanh, "relu": rnn_relu}
+class _Unsaid(str):
+    """The default of ``nonlinearity``, which a caller's own "tanh" is not: it may contradict ``activation``."""
 
 
-def _known(nonlinearity: str) -> str:
-    if nonlinearity not in _BY_NONLINEARITY:
+_TANH = _Unsaid("tanh")
+
+
+def _named(nonlinearity: str, activation: str | None) -> str:
+    """The one function that both arguments name."""
+    if nonlinearity not in ("tanh", "relu"):
         raise ValueError(
-            f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'; any other is a cell of three lines, "
-            "see torchrnn.cell"
+            f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'; activation= knows more, and "
+            "any other is a cell of three lines, see torchrnn.cell"
         )
-    return nonlinearity
+    if activation is not None and activation != nonlinearity and not isinstance(nonlinearity, _Unsaid):
+        raise ValueError(
+            f"nonlinearity and activation name the same function, got nonlinearity={nonlinearity!r} and "
+            f"activation={activation!r}: leave one out"
+        )
+    return str(nonlinearity) if activation is None else activation
+
+
+def _cell(nonlinearity: str) -> Cell:
+    return rnn_relu if nonlinearity == "relu" else rnn_tanh
 
 
 class RNN(Recurrent):
     r"""An Elman network over a sequence; drop-in for ``torch.nn.RNN``.
 
     $$
-    h_t = \tanh(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+    h_t = \phi(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
     $$
 
-    or ReLU in place of tanh; with ``proj_size`` $h_t = W_{hr} \tanh(\ldots)$. Other arguments and parameters: see
-    [`Recurrent`][torchrnn.Recurrent]; G = 1.
+    where $\phi$ is tanh, ReLU or another ``activation``; with ``cell_clip`` $h_t$ is clipped to ±``cell_clip``; with
+    ``proj_size`` $h_t = W_{hr} \phi(\ldots)$. Other arguments and parameters: see [`Recurrent`][torchrnn.Recurrent];
+    G = 1.
 
     Args:
         nonlinearity: ``"tanh"`` or ``"relu"``; the fourth positional argument.
+        activation: the same, with more to choose from.
         proj_size: P, by keyword: torch.nn's RNN has none.
         **options: by keyword, those of `Recurrent` after ``dtype``.
 
@@ -73,7 +89,7 @@ class RNN(Recurrent):
         input_size: int | None,
         hidden_size: int | Sequence[int],
         num_layers: int = ONE,
-        nonlinearity: str = "tanh",
+        nonlinearity: str = _TANH,
         bias: bool | str = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -82,16 +98,25 @@ class RNN(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         proj_size: int = 0,
+        activation: str | None = None,
         **options: Any,
     ) -> None:
-        self.nonlinearity = _known(nonlinearity)  # the base class asks for the cell
+        self.nonlinearity = _named(nonlinearity, activation)  # the base class asks for the cell
         args = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        super().__init__(input_size, hidden_size, *args, **options)
+        activation = "tanh" if self.nonlinearity == "relu" else self.nonlinearity  # rnn_relu has a cell of its own
+        super().__init__(input_size, hidden_size, *args, activation=activation, **options)
+        if self._options.function != "tanh":
+            self.mode = f"RNN_{self.nonlinearity.upper()}"
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
         """The cell of this layer's nonlinearity."""
-        return _BY_NONLINEARITY[self.nonlinearity]
+        return _cell(self.nonlinearity)
+
+    @property
+    def activation(self) -> str:
+        """The nonlinearity."""
+        return self.nonlinearity
 
 
 class RNNCell(RecurrentCell):
@@ -102,6 +127,7 @@ class RNNCell(RecurrentCell):
 
     Args:
         nonlinearity: ``"tanh"`` or ``"relu"``.
+        activation: the same, with more to choose from.
 
     Example:
         ```python
@@ -120,18 +146,28 @@ class RNNCell(RecurrentCell):
         input_size: int | None,
         hidden_size: int,
         bias: bool | str = True,
-        nonlinearity: str = "tanh",
+        nonlinearity: str = _TANH,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+        cell_clip: float | None = None,
     ) -> None:
-        self.nonlinearity = _known(nonlinearity)
-        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = _named(nonlinearity, activation)
+        activation = "tanh" if self.nonlinearity == "relu" else self.nonlinearity
+        super().__init__(input_size, hidden_size, bias, device, dtype, activation=activation, cell_clip=cell_clip)
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
         """The cell of this module's nonlinearity."""
-        return _BY_NONLINEARITY[self.nonlinearity]
+        return _cell(self.nonlinearity)
+
+    @property
+    def activation(self) -> str:
+        """The nonlinearity."""
+        return self.nonlinearity
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
-        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}")
+        relu = ", nonlinearity=relu" if self.nonlinearity == "relu" else ""
+        return super().extra_repr() + relu
