@@ -22,6 +22,7 @@ types: install
 
 generated: install
 	$(BIN)/python -m torchrnn.codegen --check
+	$(BIN)/python -m docs.mistakes --check
 
 sanitize: install
 	.ci/sanitize
