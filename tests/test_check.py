@@ -341,6 +341,11 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "input.data of a PackedSequence must be (N, I), got (4,)",
     ),
+    "packed with a length greater than T": (
+        lambda: GRU(torch.nn.utils.rnn.pack_padded_sequence(X, [7, 4])),
+        ArgumentError,
+        "batch_sizes add up to, N = 11, got (8, 3): was a length greater than T when it was packed?",
+    ),
     "a sequence for a cell": (
         lambda: torchrnn.GRUCell(3, 5)(X),
         ArgumentError,

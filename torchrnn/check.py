@@ -133,6 +133,11 @@ def layer_input(layer: Recurrent, input: Any, weight: Tensor) -> None:
             f"{name}: input.data of a PackedSequence must be (N, I), got {_shape(x)}: "
             "pack a batch of sequences of feature vectors"
         )
+    if packed and not torch.compiler.is_compiling() and int(input.batch_sizes.sum()) != x.size(0):
+        raise ArgumentError(
+            f"input.data of a PackedSequence must have as many steps as its batch_sizes add up to, N = "
+            f"{int(input.batch_sizes.sum())}, got {_shape(x)}: was a length greater than T when it was packed?"
+        )
     if x.dim() < 2:
         raise ArgumentError(
             f"{name}: Expected input to be 2D or 3D, got {x.dim()}D: input must be {batch_letters(layer, 3)} or "
