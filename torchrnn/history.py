@@ -141,8 +141,6 @@ def _dense(output: Any, batch_first: bool) -> Tensor:
     """A layer's output in the user's form -> (T, B, F), padded with zeros; of a single sequence (T, F)."""
     if isinstance(output, PackedSequence):
         return pad_packed_sequence(output)[0]
-    if isinstance(output, list):
-        return pad_sequence(output)
-    if output.is_nested:
-        return output.to_padded_tensor(0.0).transpose(0, 1)
+    if isinstance(output, list) or output.is_nested:
+        return pad_sequence(list(output))  # a nested tensor's own padding goes on to the sum of the lengths
     return output.movedim(-2, 0) if batch_first else output
