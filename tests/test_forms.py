@@ -72,6 +72,16 @@ def test_a_jagged_tensor_with_gaps() -> None:
     close("final", final, end)
 
 
+def test_the_trace_of_a_jagged_tensor_ends_with_its_longest_sequence() -> None:
+    sequences = [torch.randn(n, 3, **F64) for n in (3, 0, 5)]
+    layer = torchrnn.GRU(3, 5, **F64)
+    trace = layer(torch.nested.nested_tensor(sequences, layout=torch.jagged), return_all=True)[2]
+    expected = layer(sequences, return_all=True)[2]
+    assert trace.h.shape == (1, 1, 5, 3, 5)
+    assert torch.equal(trace.h, expected.h)
+    assert torch.equal(trace.z, expected.z)
+
+
 @everywhere
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
 def test_several_batch_dimensions(name: str, backend: str, batch_first: bool) -> None:
