@@ -21,10 +21,10 @@ from torchrnn.state import detach
 class Stream:
     """Runs a layer over a sequence that comes in pieces, and keeps the state between them.
 
-    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence, and without
-    gradients the weights are packed once for all steps. They are packed again when a parameter is replaced, moved or
-    changed in place; a change that torch does not count, through ``weight.data`` or a NumPy array, needs
-    [`refresh`][torchrnn.Stream.refresh].
+    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence (in float32 and
+    float64, without dropout), and without gradients the weights are packed once for all steps. They are packed again
+    when a parameter is replaced, moved or changed in place; a change that torch does not count, through ``weight.data``
+    or a NumPy array, needs [`refresh`][torchrnn.Stream.refresh].
 
     Args:
         layer: a layer of one direction.
@@ -33,7 +33,8 @@ class Stream:
 
     Raises:
         TypeError: ``layer`` is none of ours.
-        ValueError: ``layer`` is bidirectional: its backward direction begins at an end that has not come yet.
+        ValueError: ``layer`` is bidirectional: its backward direction begins at an end that has not come yet. Or it
+            gives the last output alone.
 
     Example:
         ```python
@@ -61,6 +62,11 @@ class Stream:
                 "layer must have one direction, got a bidirectional one: its backward direction begins at the end of "
                 "the sequence, which a stream does not know"
             )
+        if not layer.return_sequences:
+            raise ValueError(
+                "layer must give the outputs of all steps, got return_sequences=False: a stream takes one step after "
+                "the other, and the last output is that of the last"
+            )
         self.layer = layer
         self._state = state
         self._steps: list[tuple[Tensor, Tensor]] | None = None  # the state as the packed kernels leave it, by layer
@@ -71,8 +77,8 @@ class Stream:
     def state(self) -> Any:
         """The state after the last step, in the form of ``hx``; None before the first where none was given."""
         if self._steps is not None:
-            states = [torch.stack(s) for s in zip(*self._steps, strict=True)][: len(self.layer.cell.states)]
-            self._state, self._steps = states[0] if len(states) == 1 else tuple(states), None
+            states = tuple(map(torch.stack, zip(*self._steps, strict=True)))[: len(self.layer.cell.states)]
+            self._state, self._steps = stack.leave_states(self.layer, states), None
         return self._state
 
     @state.setter
@@ -104,6 +110,9 @@ class Stream:
             came = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
             letters = "(B, T, I)" if self.layer.batch_first else "(T, B, I)"
             raise check.ArgumentError(f"x must be one step (B, I) or a chunk {letters}, got {came}")
+        time = 1 if self.layer.batch_first else 0
+        if x.size(time) == 1:  # a call of one step sums in another order
+            return self(x.squeeze(time)).unsqueeze(time)
         output, self.state = self.layer(x, self.state)
         return output
 
@@ -144,6 +153,8 @@ class Stream:
     def _packed_step(self, x: Tensor) -> Tensor | None:
         """The next step by packed weights, or None where the layer or the call is not for them."""
         layer = self.layer
+        if layer.input_size is None:
+            return None  # the layer's own way makes the weights
         weights = layer._flat_weights
         packed = self._packed
         if packed is None or layer.training is not packed.training or not packed.current(weights):
