@@ -60,6 +60,11 @@ STATES = [
     ),
     Mistake("A pair as the state of a GRU", "nn.GRU(I, H)(x, (h, h))", "It often comes from code written for an LSTM."),
     Mistake(
+        "The states of an LSTM one by one",
+        "nn.LSTM(I, H)(x, h, h)",
+        "The message is Python's in both. What to do: `(h, c)` is one argument.",
+    ),
+    Mistake(
         "A state without the dimension of layers",
         "nn.LSTM(I, H)(x, (h[0], h[0]))",
         "Cells have states (B, H), layers (L·D, B, H), also for one layer.",
@@ -183,6 +188,12 @@ RESULTS = [
         "`torchrnn.last` takes each direction where it has read everything.",
         "output, h_n = nn.GRU(I, H, bidirectional=True)(x)\n"
         "torch.allclose(output[-1], torch.cat((h_n[0], h_n[1]), -1))",
+    ),
+    Mistake(
+        "The whole result where its output is wanted",
+        "torchrnn.last(nn.GRU(I, H)(x))",
+        "torch.nn has no such function, but the mistake is as common there, in loss functions and plots.",
+        "nn.GRU(I, H)(x).mean()",
     ),
     Mistake(
         "Detaching the state of an LSTM",

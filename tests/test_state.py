@@ -90,6 +90,16 @@ def test_gradient_reaches_the_last_steps_only() -> None:
             TypeError,
             "result is (output, states); pass its first",
         ),
+        (
+            lambda: last(torchrnn.GRU(3, 4)(torch.zeros(5, 3))),  # two matrices, as a list of two outputs
+            TypeError,
+            "got tuple: a layer's result is (output, states); pass its first",
+        ),
+        (
+            lambda: last(torchrnn.LSTM(3, 4)(torch.zeros(5, 2, 3)), [5, 3]),
+            TypeError,
+            "result is (output, states); pass its first",
+        ),
         (lambda: last([]), ArgumentError, "at least one"),
         (lambda: last([torch.zeros(2, 3)], [2]), ArgumentError, "output is a list of outputs, which has its own"),
         (lambda: last(torch.zeros(2, 3), [2]), ArgumentError, "output is one unbatched sequence"),

@@ -111,19 +111,20 @@ def _rows(output: Any, lengths: Any, batch_first: bool) -> _Rows:
     if isinstance(output, PackedSequence):
         _alone(lengths, "a PackedSequence")
         return _packed(output)
-    if isinstance(output, (list, tuple)):
-        _alone(lengths, f"a {type(output).__name__} of outputs")
+    if isinstance(output, list):
+        _alone(lengths, "a list of outputs")
         for k, x in enumerate(output):
             if not isinstance(x, Tensor) or x.dim() != 2:
                 came = f"Tensor {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-                hint = ": a layer's result is (output, states); pass its first item" if k < 2 else ""
-                raise TypeError(f"output must be a Tensor or a list of Tensors (T_i, F), got {came} at {k}{hint}")
+                raise TypeError(f"output must be a Tensor or a list of Tensors (T_i, F), got {came} at {k}")
         if not output:
             raise ArgumentError("output must be a list of at least one Tensor (T_i, F), got an empty one")
         sizes = torch.tensor([len(x) for x in output])
         return _Rows(torch.cat(list(output)), (len(sizes),), sizes.cumsum(0) - sizes, sizes, lambda step: step)
     if not isinstance(output, Tensor) or output.dim() < 2:
         came = f"Tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        if isinstance(output, tuple):
+            came += ": a layer's result is (output, states); pass its first item; of outputs, list(output)"
         raise TypeError(f"output must be a layer's, such as a Tensor (T, B, F), got {came}")
     if output.is_nested:
         _alone(lengths, "a nested tensor")
