@@ -192,7 +192,7 @@ RESULTS = [
     Mistake(
         "The whole result where its output is wanted",
         "torchrnn.last(nn.GRU(I, H)(x))",
-        "torch.nn has no such function, but the mistake is as common there, in loss functions and plots.",
+        "A layer gives two things: `output, states = layer(x)`. A Tensor's method fails in these words with ours too.",
         "nn.GRU(I, H)(x).mean()",
     ),
     Mistake(
