@@ -17,11 +17,12 @@ from torch import Tensor, nn
 import torchrnn
 from benchmarks.cases import Case
 from benchmarks.rivals import RIVALS
-from benchmarks.subjects import Subject, Work, ours
+from benchmarks.subjects import Subject, Work, beside, ours
 
 SAMPLE_SECONDS = 0.002
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OURS = "torchrnn"
+BESIDE = "beside"  # not a rival: its answers are others
 TOLERANCE = {OURS: 2e-5, "torch.nn": 2e-5}  # of the largest element; others add in another order and approximate more
 
 
@@ -52,7 +53,7 @@ class Row(NamedTuple):
 
     def best_rival(self) -> str | None:
         """The fastest of the others but torch.nn."""
-        others = [name for name in self.ratios if name != "torch.nn"]
+        others = [name for name in self.ratios if name not in ("torch.nn", BESIDE)]
         return max(others, key=lambda name: self.ratios[name].median, default=None)
 
 
@@ -113,7 +114,8 @@ def prepare(
             print(f"left out: {name} of {case.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
         work[name] = made
-    return {OURS: work.pop(OURS), **work}
+    without = beside(case, model, inputs, training)
+    return {OURS: work.pop(OURS), **work, **({BESIDE: without} if without else {})}
 
 
 def module(case: Case) -> nn.Module:
