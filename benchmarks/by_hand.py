@@ -110,7 +110,7 @@ def _stepped(step: nn.Module, kind: str) -> Call:
 
 
 def _everything(model: Any, kind: str) -> Call:
-    """Every state and gate: the cell's equations, for the cell does not tell; the x-part of all steps is one product."""
+    """Every state and gate by the equations, for torch.nn's cell keeps them; the x-part of all steps is one product."""
     w_ih, w_hh, b_ih, b_hh = model.weight_ih_l0, model.weight_hh_l0, model.bias_ih_l0, model.bias_hh_l0
     equations = {"RNN": _rnn, "LSTM": _lstm, "GRU": _gru}[kind]
 

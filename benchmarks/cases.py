@@ -98,7 +98,7 @@ class Case(NamedTuple):
         if not self.packed and not self.lengths and self.by_hand != "left":
             return torch.full((self.B,), max(1, self.T))
         lengths = torch.linspace(self.T, max(1, self.T // 10), self.B).long()
-        return lengths[torch.randperm(self.B, generator=torch.Generator().manual_seed(2))] if not self.packed else lengths
+        return lengths if self.packed else lengths[torch.randperm(self.B, generator=torch.Generator().manual_seed(2))]
 
     def flags(self) -> Tensor:
         """The mask, or where a sequence begins anew: (T, B)."""

@@ -80,7 +80,7 @@ def measure(case: Case, mode: str, how: How, rivals: Mapping[str, Subject] = RIV
     pair = {name: run for name, run in runs.items() if name in TOLERANCE}
     others = {name: run for name, run in runs.items() if name not in TOLERANCE}
     for group in (pair, {OURS: runs[OURS], **others}):  # apart, for one finds in the caches what another left there
-        with _forced(how.backend):  # the others take no notice; entered for each run it would count against ours
+        with forced(how.backend):  # the others take no notice; entered for each run it would count against ours
             times = alternate(group, how) if len(group) > 1 else {}
         ratios |= {name: ratio(times[OURS], theirs) for name, theirs in times.items() if name != OURS}
         microseconds = {name: median(t) * 1e6 for name, t in times.items()} | microseconds
@@ -101,7 +101,7 @@ def prepare(
     work = {}
     for name, subject in {"torch.nn": RIVALS["torch.nn"], OURS: ours, **rivals}.items():
         try:
-            with _forced(backend if name == OURS else None):
+            with forced(backend if name == OURS else None):
                 made = subject(case, model, inputs, training)
                 if made is None:
                     continue
@@ -192,7 +192,8 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def _forced(backend: str | None) -> AbstractContextManager[None]:
+def forced(backend: str | None) -> AbstractContextManager[None]:
+    """Ours runs on a backend, if one is named."""
     return torchrnn.use(backend) if backend else nullcontext()
 
 
