@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+RESETS = 0.03  # of the steps
+HOLES = 0.25
 
 
 class Case(NamedTuple):
@@ -32,6 +34,7 @@ class Case(NamedTuple):
     lengths: bool = False  # a padded batch and its lengths, the same ones in mixed order
     states: bool = False  # a layer is called with its initial states; a cell always is
     steps: int = 1  # calls in a Python loop, each with the states of the one before
+    by_hand: str = ""  # what a user of torch.nn writes by hand: lengths, holes, left, resets, all or stream
 
     @property
     def is_cell(self) -> bool:
@@ -42,6 +45,16 @@ class Case(NamedTuple):
     def cell(self) -> str:
         """RNN, LSTM or GRU."""
         return self.kind.removesuffix("Cell")
+
+    @property
+    def group(self) -> str:
+        """What it is averaged with."""
+        return f"{self.kind} {self.by_hand}".rstrip()
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """A stream is for inference."""
+        return ("inference",) if self.by_hand == "stream" else ("inference", "training")
 
     @property
     def D(self) -> int:
@@ -79,11 +92,20 @@ class Case(NamedTuple):
         return sequence, draw_states(self.L * self.D, self.B, self.H)
 
     def row_lengths(self) -> Tensor:
-        """How long each row is: (B,), evenly from T to T / 10, in mixed order unless packed."""
-        if not self.packed and not self.lengths:
+        """How many steps of each row count: (B,); lengths evenly from T to T / 10, in mixed order unless packed."""
+        if self.by_hand == "holes":
+            return self.flags().sum(0)
+        if not self.packed and not self.lengths and self.by_hand != "left":
             return torch.full((self.B,), max(1, self.T))
         lengths = torch.linspace(self.T, max(1, self.T // 10), self.B).long()
-        return lengths[torch.randperm(self.B, generator=torch.Generator().manual_seed(2))] if self.lengths else lengths
+        return lengths if self.packed else lengths[torch.randperm(self.B, generator=torch.Generator().manual_seed(2))]
+
+    def flags(self) -> Tensor:
+        """The mask, or where a sequence begins anew: (T, B)."""
+        if self.by_hand == "left":
+            return torch.arange(self.T).unsqueeze(1) >= self.T - self.row_lengths()
+        drawn = torch.rand(self.T, self.B, generator=torch.Generator().manual_seed(3))
+        return drawn < RESETS if self.by_hand == "resets" else drawn >= HOLES
 
     def flops(self, training: bool) -> float:
         """Floating-point operations of the matrix products: two a weight and step, thrice that in training."""

@@ -90,9 +90,22 @@ _WILD: tuple[Case, ...] = (
     Case("grucell-molecules", "GRUCell", T=0, B=1280, I=64, H=64),
 )
 
+_SIZES: tuple[dict[str, Any], ...] = ({"T": 64, "B": 8, "I": 128, "H": 128}, {"T": 128, "B": 32, "I": 128, "H": 128})
+
+#: What we do in one call and a user of torch.nn by hand, and steps one at a time.
+SEQUENCES: tuple[Case, ...] = (
+    *(
+        Case(f"{k.lower()}-{by_hand}{size['T']}", k, **size, by_hand=by_hand, lengths=by_hand == "lengths")
+        for by_hand in ("lengths", "holes", "left", "resets", "all")
+        for size in _SIZES
+        for k in KINDS
+    ),
+    *(Case(f"{k.lower()}-stream", k, T=1000, B=1, I=128, H=128, by_hand="stream") for k in KINDS),
+)
+
 #: All of them.
-FULL: tuple[Case, ...] = (*QUICK, *_SHAPES, *_WILD)
-GRIDS = {"quick": QUICK, "full": FULL}
+FULL: tuple[Case, ...] = (*QUICK, *_SHAPES, *_WILD, *SEQUENCES)
+GRIDS = {"quick": QUICK, "sequences": SEQUENCES, "full": FULL}
 
 
 def select(pattern: str, grid: str = "quick") -> list[Case]:

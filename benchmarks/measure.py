@@ -17,11 +17,12 @@ from torch import Tensor, nn
 import torchrnn
 from benchmarks.cases import Case
 from benchmarks.rivals import RIVALS
-from benchmarks.subjects import Subject, Work, ours
+from benchmarks.subjects import Subject, Work, beside, ours
 
 SAMPLE_SECONDS = 0.002
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OURS = "torchrnn"
+BESIDE = "beside"  # not a rival: its answers are others
 TOLERANCE = {OURS: 2e-5, "torch.nn": 2e-5}  # of the largest element; others add in another order and approximate more
 
 
@@ -52,7 +53,7 @@ class Row(NamedTuple):
 
     def best_rival(self) -> str | None:
         """The fastest of the others but torch.nn."""
-        others = [name for name in self.ratios if name != "torch.nn"]
+        others = [name for name in self.ratios if name not in ("torch.nn", BESIDE)]
         return max(others, key=lambda name: self.ratios[name].median, default=None)
 
 
@@ -79,7 +80,7 @@ def measure(case: Case, mode: str, how: How, rivals: Mapping[str, Subject] = RIV
     pair = {name: run for name, run in runs.items() if name in TOLERANCE}
     others = {name: run for name, run in runs.items() if name not in TOLERANCE}
     for group in (pair, {OURS: runs[OURS], **others}):  # apart, for one finds in the caches what another left there
-        with _forced(how.backend):  # the others take no notice; entered for each run it would count against ours
+        with forced(how.backend):  # the others take no notice; entered for each run it would count against ours
             times = alternate(group, how) if len(group) > 1 else {}
         ratios |= {name: ratio(times[OURS], theirs) for name, theirs in times.items() if name != OURS}
         microseconds = {name: median(t) * 1e6 for name, t in times.items()} | microseconds
@@ -100,7 +101,7 @@ def prepare(
     work = {}
     for name, subject in {"torch.nn": RIVALS["torch.nn"], OURS: ours, **rivals}.items():
         try:
-            with _forced(backend if name == OURS else None):
+            with forced(backend if name == OURS else None):
                 made = subject(case, model, inputs, training)
                 if made is None:
                     continue
@@ -113,7 +114,8 @@ def prepare(
             print(f"left out: {name} of {case.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
         work[name] = made
-    return {OURS: work.pop(OURS), **work}
+    without = beside(case, model, inputs, training)
+    return {OURS: work.pop(OURS), **work, **({BESIDE: without} if without else {})}
 
 
 def module(case: Case) -> nn.Module:
@@ -190,7 +192,8 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def _forced(backend: str | None) -> AbstractContextManager[None]:
+def forced(backend: str | None) -> AbstractContextManager[None]:
+    """Ours runs on a backend, if one is named."""
     return torchrnn.use(backend) if backend else nullcontext()
 
 

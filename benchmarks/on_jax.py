@@ -56,7 +56,7 @@ def keras(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool)
 
 
 def _unusual(case: Case) -> bool:
-    return case.packed or case.steps > 1 or not case.bias
+    return case.packed or case.steps > 1 or not case.bias or case.by_hand not in ("", "lengths")
 
 
 def _work(

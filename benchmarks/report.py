@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import torchrnn
-from benchmarks.measure import OURS, Ratio, Row, geometric_mean
+from benchmarks.measure import BESIDE, OURS, Ratio, Row, geometric_mean
 
 
 def heading() -> str:
@@ -26,7 +26,7 @@ def heading() -> str:
 
 def line(row: Row) -> str:
     """A row of the table; the last column is our share of the sgemm rate."""
-    best = row.best_rival()
+    best = row.best_rival() or (BESIDE if BESIDE in row.ratios else None)
     against = _spread(row.ratios[best]) if best else "–"
     return (
         f"{row.case.name:<20}{row.mode:<10}{row.microseconds[OURS]:>12.1f}{row.microseconds['torch.nn']:>13.1f}"
@@ -36,21 +36,27 @@ def line(row: Row) -> str:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The table of the README: a line a case, ratios with torch.nn and with the best rival in each mode."""
+    """The table of the README: a line a case, ratios with torch.nn and with the best rival in each mode, or, where
+    torch.nn's part is done by hand, with what was timed beside.
+    """
+    rows = list(rows)
+    other = "beside" if all(row.case.by_hand for row in rows) else "best rival"
     by_case: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_case.setdefault(row.case.name, {})[row.mode] = row
     modes = list(dict.fromkeys(mode for own in by_case.values() for mode in own))
-    columns = [f"{mode}: ours µs | torch.nn | best rival | GF/s (sgemm)" for mode in modes]
+    columns = [f"{mode}: ours µs | torch.nn | {other} | GF/s (sgemm)" for mode in modes]
     lines = [f"| case | {' | '.join(columns)} |", "|---|" + "---:|---|---|---:|" * len(modes)]
     for name, own in by_case.items():
-        lines.append(f"| {name} | " + " | ".join(_cells(own[mode]) for mode in modes) + " |")
+        lines.append(f"| {name} | " + " | ".join(_cells(own[m]) if m in own else "– | | |" for m in modes) + " |")
     return "\n".join(lines)
 
 
 def _cells(row: Row) -> str:
     best = row.best_rival()
     against = f"**{row.ratios[best].median:.2f}** {best}" if best else "–"
+    if row.case.by_hand:
+        against = _bold(row.ratios[BESIDE])
     rates = f"{row.gflops(OURS):.1f} ({row.gflops(OURS) / row.sgemm:.0%})"
     return f"{row.microseconds[OURS]:.1f} | {_bold(row.ratios['torch.nn'])} | {against} | {rates}"
 
@@ -64,21 +70,21 @@ def _bold(ratio: Ratio) -> str:
 
 
 def geometric_means(rows: Iterable[Row]) -> dict[tuple[str, str, str], float]:
-    """The geometric mean of the ratios by (kind, mode, rival)."""
+    """The geometric mean of the ratios by (kind or group of cases, mode, rival)."""
     groups: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         for rival, ratio in row.ratios.items():
-            groups.setdefault((row.case.kind, row.mode, rival), []).append(ratio.median)
+            groups.setdefault((row.case.group, row.mode, rival), []).append(ratio.median)
     return {key: geometric_mean(values) for key, values in groups.items()}
 
 
 def summary(rows: list[Row]) -> str:
     """Geometric mean and worst case by kind and mode: against torch.nn, and against the best rival of each case."""
-    lines = [f"{'kind':<10}{'mode':<10}{'torch.nn':>9}{'worst':>7} {'':<20}{'best rival':>11}{'worst':>7}"]
-    for kind, mode in dict.fromkeys((r.case.kind, r.mode) for r in rows):
-        own = [r for r in rows if (r.case.kind, r.mode) == (kind, mode)]
+    lines = [f"{'kind':<14}{'mode':<10}{'torch.nn':>9}{'worst':>7} {'':<20}{'best rival':>11}{'worst':>7}"]
+    for kind, mode in dict.fromkeys((r.case.group, r.mode) for r in rows):
+        own = [r for r in rows if (r.case.group, r.mode) == (kind, mode)]
         worst = max(own, key=lambda r: r.ratios["torch.nn"].median)
-        text = f"{kind:<10}{mode:<10}{geometric_mean(r.ratios['torch.nn'].median for r in own):>9.3f}"
+        text = f"{kind:<14}{mode:<10}{geometric_mean(r.ratios['torch.nn'].median for r in own):>9.3f}"
         text += f"{worst.ratios['torch.nn'].median:>7.3f} {worst.case.name:<20}"
         best = [(r.ratios[name].median, r.case.name, name) for r in own if (name := r.best_rival())]
         if best:

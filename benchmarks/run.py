@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from benchmarks import report
 from benchmarks.cases import Case
 from benchmarks.grid import GRIDS, select
 from benchmarks.measure import CLOCKS, How, Row, measure
+from benchmarks.phases import profile
 from benchmarks.rivals import RIVALS, installed
 from benchmarks.subjects import Subject
 from benchmarks.targets import targets
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--targets", action="store_true", help="what we promise: the full grid, every rival, figure and yes/no"
     )
+    p.add_argument(
+        "--profile", action="store_true", help="where the time of ours goes, by phase, in place of the table"
+    )
     p.add_argument("--list", action="store_true", help="name the cases and stop")
     return p
 
@@ -59,6 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(options.threads)
     how = How(options.rounds, options.seconds, options.backend, options.clock)
+    if options.profile:
+        for case, mode in _each(cases, options.mode):
+            print("\n".join(profile(case, mode, how).lines()), flush=True)
+        return 0
     rows = _table(cases, options.mode, how, _rivals(options.rivals))
     print("\ngeometric means of the ratios, and the worst case")
     print(report.summary(rows), flush=True)
@@ -81,11 +89,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _table(cases: list[Case], mode: str, how: How, rivals: Mapping[str, Subject]) -> list[Row]:
     print(report.heading(), flush=True)
     rows = []
-    for case in cases:
-        for each in ["inference", "training"] if mode == "both" else [mode]:
-            rows.append(measure(case, each, how, rivals))
-            print(report.line(rows[-1]), flush=True)
+    for case, each in _each(cases, mode):
+        rows.append(measure(case, each, how, rivals))
+        print(report.line(rows[-1]), flush=True)
     return rows
+
+
+def _each(cases: list[Case], mode: str) -> Iterator[tuple[Case, str]]:
+    for case in cases:
+        yield from ((case, each) for each in case.modes if mode in ("both", each))
 
 
 def _rivals(names: str) -> dict[str, Subject]:

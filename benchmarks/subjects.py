@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils._pytree import tree_leaves, tree_map
 
 import torchrnn
+from benchmarks import by_hand
 from benchmarks.cases import Case
 
 
@@ -34,16 +35,60 @@ Subject = Callable[[Case, nn.Module, tuple[Any, ...], bool], Work | None]
 
 
 def torch_nn(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
-    """torch.nn itself: what the others are measured against."""
+    """torch.nn itself, by hand where it has no argument: what the others are measured against."""
+    if case.by_hand:
+        return _module_work(by_hand.call(case, model), model, inputs, training)
     return _module_work(_called(case, model), model, inputs, training)
 
 
 def ours(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work:
     """Our module of the same class, with the same weights."""
+    module = _our_module(case, model)
+    call = _one_call(case, module) if case.by_hand else _called(case, module)
+    return _module_work(call, module, inputs, training)
+
+
+def beside(case: Case, model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Work | None:
+    """What is timed beside a case by hand, its answers being others: our call without the argument; of a stream
+    torch.nn's layer, one step a call.
+    """
+    if not case.by_hand:
+        return None
+    if case.by_hand == "stream":
+        work = _module_work(lambda x: _loop(model, x.unsqueeze(1), None, is_cell=False), model, inputs, training)
+    else:
+        module = _our_module(case, model)
+        work = _module_work(module, module, inputs, training)
+    return Work(work.run, lambda results: [])
+
+
+def _our_module(case: Case, model: nn.Module) -> nn.Module:
     positional, options = case.arguments()
     module = getattr(torchrnn, case.kind)(*positional, **options)
     module.load_state_dict(model.state_dict())
-    return _module_work(_called(case, module), module, inputs, training)
+    return module
+
+
+def _one_call(case: Case, module: Any) -> Callable[..., Any]:
+    """The case in one call of ours; a stream step by step."""
+    if case.by_hand == "stream":
+        return _streamed(torchrnn.Stream(module))
+    if case.by_hand == "all":
+        return lambda x: module(x, return_all=True)
+    if case.by_hand == "lengths":
+        lengths = case.row_lengths()
+        return lambda x: module(x, lengths=lengths)
+    flags = case.flags()
+    return (lambda x: module(x, reset=flags)) if case.by_hand == "resets" else (lambda x: module(x, mask=flags))
+
+
+def _streamed(stream: torchrnn.Stream) -> Callable[[Tensor], Any]:
+    def run(x: Tensor) -> Any:
+        stream.reset()
+        outputs = [stream(x_t) for x_t in x.unbind(0)]
+        return torch.stack(outputs), stream.state
+
+    return run
 
 
 def upstream(results: list[Tensor]) -> list[Tensor]:
@@ -116,4 +161,6 @@ def _flat(results: Any) -> list[Tensor]:
         return [results]
     if isinstance(results, PackedSequence):
         return [results.data]
+    if isinstance(results, torchrnn.Trace):
+        return [*results.states.values(), *results.gates.values()]
     return [t for part in results for t in _flat(part)]

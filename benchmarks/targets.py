@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import torchrnn
 from benchmarks.cases import GATES, Case
 from benchmarks.grid import select
-from benchmarks.measure import OURS, How, Row, alternate, geometric_mean, prepare, sgemm
+from benchmarks.measure import BESIDE, OURS, How, Row, alternate, geometric_mean, prepare, sgemm
 
 
 class Target(NamedTuple):
@@ -40,12 +40,14 @@ class Target(NamedTuple):
 
 def targets(rows: list[Row], how: How) -> Iterator[Target]:
     """The targets in order; the first two are read from the table, the others measured on their own."""
-    yield from _against_torch(rows)
-    yield from _against_rivals(rows)
+    plain = [r for r in rows if not r.case.by_hand]  # a step loop is no measure of torch.nn's layers
+    yield from _against_torch(plain)
+    yield from _against_rivals(plain)
     yield from _share_of_sgemm(how)
     yield from _small_calls(how)
     yield from _lengths(how)
     yield from _kept()
+    yield from _sequences(how)
 
 
 def _against_torch(rows: list[Row]) -> Iterator[Target]:
@@ -144,6 +146,24 @@ def _lengths(how: How) -> Iterator[Target]:
             parts[who] = _part(work, how)
         where = f"torch.nn packed {parts['torch.nn']:.2f}"
         yield Target(5, f"{kind} training with lengths, part of the dense time", parts[OURS], 0.65, True, where)
+
+
+def _sequences(how: How) -> Iterator[Target]:
+    """Targets 9 and 10: 10,000 single steps, and what resets cost."""
+    (case,) = select("lstm-stream")
+    work = {n: w.run for n, w in prepare(case._replace(T=10_000), training=False).items() if n != BESIDE}
+    yield Target(
+        9, "LSTM stream of 10,000 steps, part of torch.nn.LSTMCell's time", _part(work, how), 0.5, at_most=True
+    )
+    for size in (64, 128):
+        for kind in GATES:
+            (case,) = select(f"{kind.lower()}-resets{size}")
+            for mode in case.modes:
+                found = {n: w.run for n, w in prepare(case, mode == "training").items()}
+                by_loop, plain = ({OURS: found[OURS], n: found[n]} for n in ("torch.nn", BESIDE))
+                where = f"a step loop {1 / _part(by_loop, how):.1f} times the call with resets"
+                what = f"{case.name} {mode}, part of the call's time without resets"
+                yield Target(10, what, _part(plain, how), 1.15, True, where)
 
 
 def _part(work: dict[str, Callable[[], Any]], how: How) -> float:

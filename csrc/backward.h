@@ -203,6 +203,8 @@ static void layer_backward(const Layer<typename V::type>& layer) {
   const Shape& s = layer.shape;
   constexpr int G = Cell::gates, S = Cell::states;
   int64_t H = s.H, out = s.P ? s.P : s.H, N = s.total();
+  Profile* profile = layer.profile;
+  if (profile) begin(*profile);
   Panels<V> of_h(out, 1, G * H), of_r(H, 1, s.P), of_x(s.I, 1, G * H);
   int64_t size = of_h.size() + of_r.size() + of_x.size();
   Buffer<T> packed(size * layer.directions), carries(layer.directions * S * s.B * H);
@@ -214,6 +216,7 @@ static void layer_backward(const Layer<typename V::type>& layer) {
     if (d.w_hr) r[i].pack(d.w_hr, 0, 1, H, N);
     if (d.dx.base) x[i].pack(d.w_ih, 0, 1, s.I, N);
   });
+  if (profile) lap(*profile, PACKING);
   int64_t work = N * G * H * (s.I + out);
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, work);
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
@@ -223,6 +226,7 @@ static void layer_backward(const Layer<typename V::type>& layer) {
     for (int k = 0; k < S; k++) carry[k] = k && d.dinitial[k] ? d.dinitial[k] : carries + (of * S + k) * s.B * H;
     Backward<Cell, V>(s, d).run(chunk(s, i % chunks, chunks), h[of], r[of], carry);
   });
+  if (profile) lap(*profile, SWEEP_BACKWARD);
 
   int64_t parts = row_chunks<V>(s, 1, layer.parallel, work);
   if (parts > N) parts = N;
@@ -241,6 +245,7 @@ static void layer_backward(const Layer<typename V::type>& layer) {
         for (int64_t n = 0; n < N; n++) a[n] = d.unprojected + n * H, b[n] = d.dprojected + n * out;
         product.run(N, a, b, d.dw_hr, H, nullptr, memory);
       }
+      if (profile) lap(*profile, WEIGHT_GRADIENTS);  // null where there are several threads
       if (d.dx.base) {
         int64_t begin = N * part / parts, end = N * (part + 1) / parts;
         Buffer<T*> to(N);
@@ -248,6 +253,7 @@ static void layer_backward(const Layer<typename V::type>& layer) {
           for (int64_t r = 0; r < s.rows(t); r++) to[s.index(t, r)] = d.dx.at(t, r);
         multiply_all<V>(end - begin, x[i], gradients.da + begin, to + begin, nullptr, d.add_dx);
       }
+      if (profile) lap(*profile, INPUT_GRADIENTS);
     });
   }
 }

@@ -8,7 +8,7 @@ struct Forward : Sweep<Cell, V> {
       Base::output_before, Base::state_before;
 
   void run(const Chunk& own, const Matrix<V>& w_x, const Matrix<V>& w_h, const Matrix<V>& w_r,
-               const T* bias) const {
+           const T* bias, Profile* profile) const {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
     start(own);
@@ -26,14 +26,17 @@ struct Forward : Sweep<Cell, V> {
           to[M] = x_part + M * G * H;
         }
       multiply_all<V>(M, w_x, (const T* const*)from, to, bias, false);
+      if (profile) lap(*profile, X_PART);
       const T* part = x_part;
       for (int64_t j = i; j < last; j++) {
         int64_t n = own.rows(s, time(j));
         step(time(j), own.begin, n, part, w_h, w_r, (const T**)(pointers + 2 * slab * B), middle);
         part += n * G * H;
       }
+      if (profile) lap(*profile, SWEEP_FORWARD);
     }
     finish(own);
+    if (profile) lap(*profile, SWEEP_FORWARD);
   }
 
   // One step of few rows, straight from the weights as they lie.
@@ -189,8 +192,11 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   using T = typename V::type;
   using Weights = PackedWeights<Cell, V>;
   const Shape& s = layer.shape;
+  Profile* profile = layer.profile;
+  if (profile) begin(*profile);
   if (s.T == 1 && s.B <= 12 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
     for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
+    if (profile) lap(*profile, SWEEP_FORWARD);
     return;
   }
   int64_t size = Weights(s, nullptr).size;
@@ -198,13 +204,14 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   T* memory = layer.packed ? layer.packed : scratch;
   Weights weights[2] = {{s, memory}, {s, memory + size}};
   if (!layer.packed) in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i]); });
+  if (profile) lap(*profile, PACKING);
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * Cell::gates * s.H * (s.I + (s.P ? s.P : s.H)));
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
     int64_t of = i / chunks;
     const Weights& w = weights[of];
     Direction<T> d = layer.direction[of];
     if (layer.packed && d.b_hh) d.b_hh = w.b_hh;
-    Forward<Cell, V>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr);
+    Forward<Cell, V>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr, profile);
   });
 }
 

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "profile.h"
+
 // compiled under several instruction sets: inlined, so that none of them is linked in another's place
 #define TORCHRNN_HERE inline __attribute__((always_inline))
 
@@ -86,6 +88,7 @@ struct Layer {
   Direction<T> direction[2];
   Parallel parallel;
   T* packed;  // the weights of the one direction as `pack` has left them, b_hh among them; null: packed for this call
+  Profile* profile;  // null: nobody asks
 };
 
 }  // namespace torchrnn

@@ -66,6 +66,7 @@ struct Request {
     N = s.total();
     check();
     layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
+    layer.profile = profile();
     for (int d = 0; d < layer.directions; d++) {
       Direction<T>& to = layer.direction[d];
       to.reverse = d == 1;

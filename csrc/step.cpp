@@ -137,6 +137,7 @@ static void forward_packed(const CellKernels& cell, const Tensor& packed, const 
   layer.shape = {1, B, I, H, 0, nullptr, nullptr};
   layer.directions = 1;
   layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
+  layer.profile = profile();
   expect(packed, {pack(cell, layer)}, "what was packed");
   layer.packed = const_cast<T*>(packed.const_data_ptr<T>());
   Direction<T>& d = layer.direction[0];

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from benchmarks import measure, report, run, targets
+import torchrnn
+from benchmarks import measure, phases, report, run, targets
 from benchmarks.cases import GATES, Case
-from benchmarks.grid import FULL, QUICK, select
+from benchmarks.grid import FULL, QUICK, SEQUENCES, select
 from benchmarks.measure import How, Ratio, Row
 from benchmarks.rivals import RIVALS, installed
 from benchmarks.subjects import Work, ours, torch_nn
+from torchrnn import _extension
 
 TINY = next(c for c in QUICK if c.name == "lstm-tiny")
 ONCE = How(rounds=1)
@@ -77,15 +81,71 @@ def test_case_is_well_formed(case: Case) -> None:
         assert x.shape == (*loop, *((case.B, case.T) if case.batch_first else (case.T, case.B)), case.I)
         assert torch.equal(x, again[0])
         assert len(inputs) == 1 + case.states
-    work = measure.prepare(case, training=True)
-    assert list(work) == ["torchrnn", "torch.nn"]
+    work = measure.prepare(case, training="training" in case.modes)
+    assert list(work) == ["torchrnn", "torch.nn", *(["beside"] if case.by_hand else [])]
+
+
+def test_what_is_done_by_hand() -> None:
+    """Each thing for each layer in both sizes, and what its flags say."""
+    for kind in GATES:
+        own = [c for c in SEQUENCES if c.kind == kind]
+        for by_hand in ("lengths", "holes", "left", "resets", "all"):
+            assert {(c.T, c.B, c.H) for c in own if c.by_hand == by_hand} == {(64, 8, 128), (128, 32, 128)}
+        assert [(c.T, c.B, c.H, c.modes) for c in own if c.by_hand == "stream"] == [(1000, 1, 128, ("inference",))]
+    assert set(SEQUENCES) < set(FULL)
+    (resets,) = select("lstm-resets128")
+    assert resets.flags().shape == (128, 32)
+    assert resets.flags().float().mean() == pytest.approx(0.03, abs=0.005)
+    assert resets.flops(training=False) == resets._replace(by_hand="").flops(training=False)
+    (left,) = select("lstm-left64")
+    assert torch.equal(left.flags().sum(0), left.row_lengths())
+    assert torch.equal(left.flags(), left.flags().cummax(0).values)  # once a row has begun it goes on
+    assert left.flags().sum(0).min() == 6
+    (holes,) = select("gru-holes64")
+    assert holes.flags().float().mean() == pytest.approx(0.75, abs=0.05)
+    assert (holes.flags().int().diff(dim=0) == 1).any(0).all()  # no right padding in any row
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("by_hand", ["holes", "left", "resets", "all"])
+def test_by_hand_returns_every_gradient(kind: str, by_hand: str) -> None:
+    """Of the input and the layer's own weights, none of them nought: it is their loop that is timed."""
+    case = select(f"{kind.lower()}-{by_hand}64")[0]._replace(T=9, B=3, I=4, H=5)
+    model = measure.module(case)
+    work = torch_nn(case, model, case.inputs(torch.Generator().manual_seed(0)), True)
+    results = work.run()
+    assert all(g.abs().max() > 0 for g in results[-5:])
+    states = 2 if kind == "LSTM" else 1
+    extra = states + {"RNN": 1, "LSTM": 4, "GRU": 3}[kind] if by_hand == "all" else 0
+    assert len(results) == 1 + states + extra + 5
+
+
+def test_beside_a_case_is_the_same_call_without_the_argument() -> None:
+    """It is timed, its answers are not compared, and it is nobody's rival."""
+    row = measure.measure(select("rnn-resets64")[0]._replace(T=6, B=2, I=3, H=4), "inference", ONCE)
+    assert list(row.microseconds) == ["torchrnn", "torch.nn", "beside"]
+    assert row.ratios["beside"].median > 0
+    assert row.best_rival() is None
+    assert "beside" in report.line(row)
+    assert "| beside |" in report.markdown([row])
+    assert list(report.geometric_means([row])) == [
+        ("RNN resets", "inference", "torch.nn"),
+        ("RNN resets", "inference", "beside"),
+    ]
+
+
+def test_a_stream_is_for_inference() -> None:
+    assert [mode for _, mode in run._each(select("lstm-stream"), "both")] == ["inference"]
+    assert list(run._each(select("lstm-stream"), "training")) == []
 
 
 def test_lengths_are_even() -> None:
     for case in FULL:
         lengths = case.row_lengths()
         assert lengths.shape == (case.B,)
-        if case.lengths or case.packed:
+        if case.by_hand == "holes":
+            assert torch.equal(lengths, case.flags().sum(0))
+        elif case.lengths or case.packed or case.by_hand == "left":
             assert lengths.max() == case.T
             assert lengths.min() == max(1, case.T // 10)
             assert lengths.double().mean() == pytest.approx(0.55 * case.T, rel=0.04)
@@ -286,6 +346,54 @@ def test_floats_kept() -> None:
     case = Case("a", "RNN", T=4, B=2, I=3, H=5, states=True)
     assert targets._floats_kept(torch.nn.RNN(3, 5), case) >= 4 * 2 * 5
     assert targets._floats_kept(torch.nn.Identity(), case._replace(states=False)) == 0
+
+
+@pytest.mark.skipif(_extension.missing() is not None, reason="only our kernels count their phases")
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every phase of a training step, and none of backward's in inference; with the overhead they are the whole."""
+    arguments = ["--profile", "--cases", "gru-bi2", "--rounds", "3"]
+    assert run.main(arguments) == 0
+    inference, training = capsys.readouterr().out.split("gru-bi2")[1:]
+    for phase in torch.ops.torchrnn.phases().split(","):
+        assert phase in training
+        assert (phase in inference) == (phase in ("packing", "x-part", "sweep forward"))
+    found = phases.profile(select("lstm-medium")[0], "training", How(rounds=3))
+    assert list(found.phases) == [*torch.ops.torchrnn.phases().split(","), "overhead"]
+    assert sum(found.phases.values()) == pytest.approx(found.wall)
+    assert min(found.phases.values()) > 0
+    assert found.phases["overhead"] < found.wall / 2
+    with pytest.raises(RuntimeError, match=r"--profile counts one thread, got --threads 2"):
+        run.main([*arguments, "--threads", "2"])
+
+
+@pytest.mark.skipif(_extension.missing() is not None, reason="only our kernels count their phases")
+def test_phases_are_counted_while_somebody_asks() -> None:
+    """In this thread alone, and each reading starts anew."""
+    layer, x = torchrnn.LSTM(8, 16), torch.randn(50, 8, 8)
+    count = torch.ops.torchrnn.count_phases
+    count(False)
+    layer(x)
+    assert count(True) == [0.0] * 6
+    thread = threading.Thread(target=layer, args=(x,))
+    thread.start()
+    thread.join()
+    assert count(True) == [0.0] * 6
+    layer(x)
+    seconds = count(False)
+    assert all(s > 0 for s in seconds[:3])
+    assert seconds[3:] == [0.0] * 3
+    layer(x)
+    assert count(False) == [0.0] * 6
+
+
+def test_sequences_are_no_part_of_the_first_promises() -> None:
+    row = measured(0.5)
+    by_hand = row._replace(case=select("lstm-holes64")[0])
+    found = itertools.islice(targets.targets([row, by_hand], ONCE), 7)
+    assert [t.what.split(": ")[1] for t in found if t.what.startswith("LSTM") and t.what.endswith("cases")] == [
+        "times torch.nn's speed, 0 cases",
+        "times torch.nn's speed, 1 cases",
+    ]
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
