@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import activation as activations
-from torchrnn import arguments, check, init, lazy, parameters, sequence, stack
+from torchrnn import arguments, check, check_states, init, lazy, parameters, sequence, stack
 from torchrnn.activation import PLAIN, Options
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
@@ -286,8 +286,8 @@ class Recurrent(nn.Module):
         """The user's initial states, checked."""
         states = (hx,) if isinstance(hx, Tensor) else hx
         first, rest = (*shape, self.proj_size or self.hidden_size), (*shape, self.hidden_size)
-        if not check.fit(states, isinstance(hx, Tensor), self.cell, x, first, rest):
-            check.layer_states(self, hx, x, shape)
+        if not check_states.fit(states, isinstance(hx, Tensor), self.cell, x, first, rest):
+            check_states.layer_states(self, hx, x, shape)
             states = [s.expand(first if k == 0 else rest) for k, s in enumerate(states)]  # one of batch 1 is for all
         return tuple(states)
 

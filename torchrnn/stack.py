@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrnn import check, history, parameters
+from torchrnn import check, check_states, history, parameters
 from torchrnn.call import Call, choose
 from torchrnn.history import Happened
 from torchrnn.sequence import Form, States
@@ -59,7 +59,7 @@ def _given(layer: Recurrent, hx: Any, shape: tuple[int, ...], x: Tensor) -> Stat
 def _given_by_layer(layer: Recurrent, hx: Any, batch: tuple[int, ...], x: Tensor) -> States:
     """The user's states of layers that differ in size: for each state a list of L Tensors (D, B, H)."""
     names, L = layer.cell.states, layer.num_layers
-    groups = check.lists_of_states(layer, hx)
+    groups = check_states.lists_of_states(layer, hx)
     table, found = parameters.states(layer), []
     for s in range(len(names)):
         for k in range(L):
@@ -67,7 +67,7 @@ def _given_by_layer(layer: Recurrent, hx: Any, batch: tuple[int, ...], x: Tensor
             label = f"hx[{k}]" if len(names) == 1 else f"hx[{s}][{k}]"
             state = _batch_second(groups[s][k]) if layer.batch_first_state else groups[s][k]
             expected = (spec.rows, *batch, spec.width)
-            check.layer_state(layer, label, state, expected, x, k)
+            check_states.layer_state(layer, label, state, expected, x, k)
             found.append(state.expand(expected))  # one of batch 1 is for all rows
     return tuple(found)
 

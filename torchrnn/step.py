@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from torchrnn import activation as activations
-from torchrnn import check, lazy
+from torchrnn import check, check_states, lazy
 from torchrnn.activation import PLAIN, Options
 from torchrnn.call import Call, as_one_node, choose
 from torchrnn.cell import Cell
@@ -147,14 +147,14 @@ class RecurrentCell(nn.Module):
                         and s.device == device
                     )
                 if not fits:
-                    check.cell_call(self, input, hx, w)
+                    check_states.cell_call(self, input, hx, w)
                     states = tuple(s.expand(expected) for s in states)  # one of batch 1 is for all rows
             if shape[1] != self.input_size or input.dtype is not dtype or input.device != device:
-                check.cell_call(self, input, hx, w)
+                check_states.cell_call(self, input, hx, w)
                 if self.input_size is None:
                     lazy.materialize(self, shape[1])
         else:
-            check.cell_call(self, input, hx, w)
+            check_states.cell_call(self, input, hx, w)
             if self.input_size is None:
                 lazy.materialize(self, input.size(0))
             unbatched = True
