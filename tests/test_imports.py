@@ -115,7 +115,8 @@ def test_importing_loads_torch_and_the_standard_library_only() -> None:
 
 
 def test_importing_takes_less_than_60_ms_beyond_torch() -> None:
-    code = "import time, torch; start = time.perf_counter(); import torchrnn;print(1e3 * (time.perf_counter() - start))"
+    # of the processor's time: others may be using it, too
+    code = "import time, torch; start = time.process_time(); import torchrnn;print(1e3 * (time.process_time() - start))"
     times = [float(run(code)) for _ in range(3)]
     assert statistics.median(times) < 60, times
 

@@ -41,8 +41,8 @@ def cell_call(cell: RecurrentCell, input: Any, hx: Any, weight: Tensor) -> None:
     if input.dim() not in (1, 2):
         raise ArgumentError(
             f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead: a cell takes one step "
-            f"(B, I) or unbatched (I,), got {check.shape_of(input)}; give a whole sequence to the layer, or loop over its "
-            "steps"
+            f"(B, I) or unbatched (I,), got {check.shape_of(input)}; give a whole sequence to the layer, or loop over "
+            "its steps"
         )
     if cell.input_size is not None and input.size(-1) != cell.input_size:
         raise ArgumentError(
