@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop import F64, LAYERS, agree, close, everywhere, states_for, tensors
+from agreement import F64, LAYERS, agree, close, everywhere, states_for, tensors
 from torch.nn.utils.rnn import pad_sequence
 
 import torchrnn
