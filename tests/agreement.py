@@ -81,7 +81,7 @@ def agree(layer: Any, backend: str | None, input: Any, hx: Any = None, leaves: A
     for results in (ours, theirs):
         total = [(t * factors[name]).sum() for name, t in results.items() if t.requires_grad]
         if total:
-            gradients = torch.autograd.grad(torch.stack(total).sum(), list(inputs.values()), allow_unused=True)
+            gradients = torch.autograd.grad(torch.stack(total).sum(), list(inputs.values()), retain_graph=True, allow_unused=True)
         else:
             gradients = [None] * len(inputs)
         found.append(
