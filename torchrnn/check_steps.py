@@ -53,8 +53,8 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         expected = f"{_letters(batch)} = {batch}"
         raise TypeError(f"lengths must be {expected} integers, a Tensor or a list, got {lengths!r}") from error
-    if not given.numel() and given.shape == batch[: given.dim()]:  # an empty list has neither a dtype nor all dimensions
-        given = torch.zeros(batch, dtype=torch.int64)
+    if not given.numel():  # an empty list has neither a dtype nor all dimensions
+        given = torch.zeros(batch if given.shape == batch[: given.dim()] else given.shape, dtype=torch.int64)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
     if given.shape != batch:

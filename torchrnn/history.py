@@ -144,5 +144,8 @@ def _dense(output: Any, batch_first: bool) -> Tensor:
     if isinstance(output, list):
         return pad_sequence(output)
     if output.is_nested:
-        return output.to_padded_tensor(0.0).transpose(0, 1)
+        values, offsets, given = output.values(), output.offsets(), output.lengths()
+        sizes = offsets.diff() if given is None else given
+        pairs = zip(offsets.tolist(), sizes.tolist(), strict=False)  # torch pads no tensor that has gaps
+        return pad_sequence([values[begin : begin + n] for begin, n in pairs])
     return output.movedim(-2, 0) if batch_first else output
