@@ -21,10 +21,10 @@ from torchrnn.state import detach
 class Stream:
     """Runs a layer over a sequence that comes in pieces, and keeps the state between them.
 
-    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence, and without
-    gradients the weights are packed once for all steps. They are packed again when a parameter is replaced, moved or
-    changed in place; a change that torch does not count, through ``weight.data`` or a NumPy array, needs
-    [`refresh`][torchrnn.Stream.refresh].
+    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence (of two steps or
+    more), and without gradients the weights are packed once for all steps. They are packed again when a parameter is
+    replaced, moved or changed in place; a change that torch does not count, through ``weight.data`` or a NumPy array,
+    needs [`refresh`][torchrnn.Stream.refresh].
 
     Args:
         layer: a layer of one direction.
@@ -76,7 +76,7 @@ class Stream:
         if self._steps is not None:
             self._begun = True
             states = [torch.stack(s) for s in zip(*self._steps, strict=True)][: len(self.layer.cell.states)]
-            self._state, self._steps = states[0] if len(states) == 1 else tuple(states), None
+            self._state, self._steps = stack.leave_states(self.layer, tuple(states)), None
         return self._state
 
     @state.setter
@@ -106,16 +106,15 @@ class Stream:
             came = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
             letters = "(B, T, I)" if self.layer.batch_first else "(T, B, I)"
             raise check.ArgumentError(f"x must be one step (B, I) or a chunk {letters}, got {came}")
-        return self._run(x, x.size(0 if self.layer.batch_first else 1))
+        time = 1 if self.layer.batch_first else 0
+        if x.size(time) == 1:  # a call of one step sums in another order than the steps of a sequence
+            return self(x.squeeze(time)).unsqueeze(time)
+        return self._run(x, x.size(1 - time))
 
     def _run(self, x: Tensor | PackedSequence, B: int) -> Any:
         """The layer's own way."""
         state = self.state
-        if self._begun and B != self._batch(state):
-            raise check.ArgumentError(
-                f"x must have the batch of the steps before, B = {self._batch(state)}, got {B}: reset() lets another "
-                "batch begin"
-            )
+        self._same_batch(B)
         _outputs(self.layer)
         output, self._state = self.layer(x, state)
         self._begun = True
@@ -142,6 +141,14 @@ class Stream:
             raise check.ArgumentError(f"rows must be (B,) = ({B},) bool, True where a row begins anew, got {came}")
         at = rows.view(-1, 1, 1) if self.layer.batch_first_state else rows.view(-1, 1)
         self._state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, B), state)
+
+    def _same_batch(self, B: int) -> None:
+        """Raise for another batch than that of the steps taken."""
+        if self._begun and B != self._batch(self._state):
+            raise check.ArgumentError(
+                f"x must have the batch of the steps before, B = {self._batch(self._state)}, got {B}: reset() lets "
+                "another batch begin"
+            )
 
     def _batch(self, state: Any) -> int:
         """The batch size of a state in the form of ``hx``."""
@@ -170,6 +177,7 @@ class Stream:
             return None
         steps = self._steps
         if steps is None:
+            self._same_batch(x.size(0))
             states = layer.request(x.unsqueeze(1 if layer.batch_first else 0), self._state)[0].states
             steps = [(states[0][k], states[-1][k]) for k in range(layer.num_layers)]
             self._shape = (x.size(0), layer.input_size)
