@@ -81,7 +81,9 @@ def agree(layer: Any, backend: str | None, input: Any, hx: Any = None, leaves: A
     for results in (ours, theirs):
         total = [(t * factors[name]).sum() for name, t in results.items() if t.requires_grad]
         if total:
-            gradients = torch.autograd.grad(torch.stack(total).sum(), list(inputs.values()), retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(
+                torch.stack(total).sum(), list(inputs.values()), retain_graph=True, allow_unused=True
+            )
         else:
             gradients = [None] * len(inputs)
         found.append(
@@ -99,7 +101,9 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     """All of it by name, to 1e-12; one comparison of everything, and one by one where it fails."""
     assert ours.keys() == theirs.keys()
     assert [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
-    got, expected = (torch.cat([t.detach().flatten() for t in (torch.zeros(1, **F64), *of.values())]) for of in (ours, theirs))
+    got, expected = (
+        torch.cat([t.detach().flatten() for t in (torch.zeros(1, **F64), *of.values())]) for of in (ours, theirs)
+    )
     if bool(((got - expected).abs() <= 1e-12 * (1 + expected.abs())).all()):
         return
     for name in ours:

@@ -217,9 +217,7 @@ def state(layer: Any, hx: Any, index: Index, k: int, d: int) -> tuple[Tensor, ..
     return tuple(found)
 
 
-def one_row(
-    layer: Any, x: Tensor, hx: Any, index: Index, counts: list[bool], begins: list[bool], reset_to: str
-) -> Row:
+def one_row(layer: Any, x: Tensor, hx: Any, index: Index, counts: list[bool], begins: list[bool], reset_to: str) -> Row:
     """One row through all layers."""
     y = {t: x[t] for t in range(len(counts)) if counts[t]}  # the steps that count, and no others
     finals, steps, L, D = [], [], layer.num_layers, directions(layer)

@@ -128,7 +128,9 @@ def test_what_was_asked_for_and_not() -> None:
 def test_shapes_are_told_in_letters() -> None:
     layer = torchrnn.GRU(I, [4, 3])
     _, _, trace = layer(torch.randn(T, 2, 3, I), return_all=True)
-    assert "r  layer 0: (D, T, B1, B2, H) = (1, 5, 2, 3, 4); layer 1: (D, T, B1, B2, H) = (1, 5, 2, 3, 3)" in repr(trace)
+    assert "r  layer 0: (D, T, B1, B2, H) = (1, 5, 2, 3, 4); layer 1: (D, T, B1, B2, H) = (1, 5, 2, 3, 3)" in repr(
+        trace
+    )
     _, _, trace = torchrnn.GRU(I, 4)(torch.randn(T, I), return_all=True)
     assert "h  (L, D, T, H) = (1, 1, 5, 4)  state" in repr(trace)
 
