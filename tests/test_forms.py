@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop import F64, LAYERS, agree, close, everywhere, states_for, tensors
+from agreement import F64, LAYERS, agree, close, everywhere, states_for, tensors
 from torch.nn.utils.rnn import pad_sequence
 
 import torchrnn
@@ -51,6 +51,7 @@ def test_a_jagged_tensor_is_a_list(name: str, batch_first: bool) -> None:
     assert output.is_nested
     assert output.offsets() is nested.offsets()
     assert (output + output).is_nested  # one ragged size
+    assert output.to_padded_tensor(0.0).shape == (5, 5, outputs[0].size(1))  # not as long as all rows together
     for got, alone in zip((output.values(), *tensors(states)), (torch.cat(outputs), *tensors(final)), strict=True):
         close("result", got, alone)
     wanted = [*x, *layer.parameters()]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from agreement import F64, agree, states_for
 from fused import needs_kernels
-from loop import F64, agree, states_for
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._pytree import tree_leaves, tree_map
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from agreement import F64, LAYERS, agree, everywhere, states_for, tensors
 from fused import CPU
-from loop import F64, LAYERS, agree, everywhere, states_for, tensors
 from torch.autograd import gradcheck
 
 import torchrnn

@@ -82,7 +82,15 @@ def test_gradient_with_lengths_reaches_the_initial_states(kind: str) -> None:
 
 
 def test_no_rows_and_no_lengths() -> None:
-    assert torchrnn.GRU(3, 4)(torch.randn(5, 0, 3), lengths=[])[0].shape == (5, 0, 4)
+    layer = torchrnn.GRU(3, 4)
+    for batch, lengths in (((0,), []), ((0, 2), []), ((2, 0), [[], []]), ((0,), torch.tensor([]))):
+        assert layer(torch.randn(5, *batch, 3), lengths=lengths)[0].shape == (5, *batch, 4)
+
+
+@pytest.mark.parametrize("lengths", [[], torch.tensor([], dtype=torch.int64)])
+def test_no_lengths_for_some_rows(lengths: Any) -> None:
+    with pytest.raises(torchrnn.ArgumentError, match=r"lengths must be \(B,\) = \(2,\), got \(0,\)"):
+        torchrnn.GRU(3, 4)(torch.randn(5, 2, 3), lengths=lengths)
 
 
 @every_kind

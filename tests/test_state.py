@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop import F64, tensors
+from agreement import F64, tensors
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 

@@ -51,5 +51,5 @@ def test_a_layer_gets_its_input_size_from_the_first_step(gradients: bool) -> Non
 
 
 def test_a_layer_that_gives_the_last_output_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match="return_sequences=False: a stream takes one step after the other"):
+    with pytest.raises(ValueError, match="a Stream and return_sequences=False do not go together"):
         torchrnn.Stream(torchrnn.GRU(3, 5, return_sequences=False))

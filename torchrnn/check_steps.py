@@ -48,16 +48,19 @@ def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, 
 def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
     """Check the lengths of a batch; give them as one dimension of int64 on the CPU."""
     try:
-        given = torch.as_tensor(lengths if len(lengths) else torch.zeros(batch, dtype=torch.int64))
+        given = torch.as_tensor(lengths)
+        len(lengths)
     except (TypeError, ValueError, RuntimeError) as error:
         expected = f"{_letters(batch)} = {batch}"
         raise TypeError(f"lengths must be {expected} integers, a Tensor or a list, got {lengths!r}") from error
+    if not given.numel():  # an empty list has neither a dtype nor all dimensions
+        given = torch.zeros(batch if given.shape == batch[: given.dim()] else given.shape, dtype=torch.int64)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
-    if given.shape != batch or (not isinstance(lengths, Tensor) and len(lengths) != batch[0]):
-        came = tuple(given.shape) if len(lengths) else (0,)
+    if given.shape != batch:
         raise ArgumentError(
-            f"lengths must be {_letters(batch)} = {batch}, got {came}: one length for each row of the batch"
+            f"lengths must be {_letters(batch)} = {batch}, got {tuple(given.shape)}: one length for each row of the "
+            "batch"
         )
     given = given.detach().to("cpu", torch.int64)
     if given.numel() and (int(given.min()) < 0 or int(given.max()) > T):

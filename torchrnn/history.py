@@ -141,6 +141,11 @@ def _dense(output: Any, batch_first: bool) -> Tensor:
     """A layer's output in the user's form -> (T, B, F), padded with zeros; of a single sequence (T, F)."""
     if isinstance(output, PackedSequence):
         return pad_packed_sequence(output)[0]
-    if isinstance(output, list) or output.is_nested:
-        return pad_sequence(list(output))  # a nested tensor's own padding goes on to the sum of the lengths
+    if isinstance(output, list):
+        return pad_sequence(output)
+    if output.is_nested:
+        values, offsets, given = output.values(), output.offsets(), output.lengths()
+        sizes = offsets.diff() if given is None else given
+        pairs = zip(offsets.tolist(), sizes.tolist(), strict=False)  # torch pads no tensor that has gaps
+        return pad_sequence([values[begin : begin + n] for begin, n in pairs])
     return output.movedim(-2, 0) if batch_first else output

@@ -226,8 +226,11 @@ class Recurrent(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         reset_to: str = "zero",
+        return_all: bool = False,
     ) -> tuple[Call, sequence.Form]:
         """The call that ``forward`` makes of its arguments, and the form in which its results go back."""
+        if return_all:
+            check.return_all(self)
         weights = self._flat_weights
         if (
             not isinstance(input, Tensor)
@@ -271,7 +274,7 @@ class Recurrent(nn.Module):
             False,
             self._options,
         )
-        return call, form
+        return call._replace(all_states=True) if return_all else call, form
 
     def _zeros(self, shape: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
         """Initial states of zeros; states of one size share one tensor, which no backend writes to."""

@@ -255,8 +255,11 @@ def _jagged(input: Any) -> tuple[Tensor, Tensor, Form]:
     ends = offsets.to("cpu", torch.int64)
     lengths = ends.diff() if given is None else given.to("cpu", torch.int64)
 
+    # without its longest row torch would pad the result to the length of all rows together
+    extent: Any = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())} if len(lengths) else {}
+
     def restore(y: Tensor) -> Tensor:
-        return torch.nested.nested_tensor_from_jagged(y, offsets, given)
+        return torch.nested.nested_tensor_from_jagged(y, offsets, given, **extent)
 
     of = plan.make(len(lengths), 0, len(x), True, lengths, ends[:-1])
     return _gather(x, Planned(of, len(lengths), x.device, _row_of(ends[1:], x.device), restore))

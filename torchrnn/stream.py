@@ -21,10 +21,10 @@ from torchrnn.state import detach
 class Stream:
     """Runs a layer over a sequence that comes in pieces, and keeps the state between them.
 
-    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence (in float32 and
-    float64, without dropout), and without gradients the weights are packed once for all steps. They are packed again
-    when a parameter is replaced, moved or changed in place; a change that torch does not count, through ``weight.data``
-    or a NumPy array, needs [`refresh`][torchrnn.Stream.refresh].
+    On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence (of two steps or
+    more, in float32 and float64, without dropout), and without gradients the weights are packed once for all steps.
+    They are packed again when a parameter is replaced, moved or changed in place; a change that torch does not count,
+    through ``weight.data`` or a NumPy array, needs [`refresh`][torchrnn.Stream.refresh].
 
     Args:
         layer: a layer of one direction.
@@ -34,7 +34,7 @@ class Stream:
     Raises:
         TypeError: ``layer`` is none of ours.
         ValueError: ``layer`` is bidirectional: its backward direction begins at an end that has not come yet. Or it
-            gives the last output alone.
+            has ``return_sequences=False``: it gives no state to go on from.
 
     Example:
         ```python
@@ -62,13 +62,10 @@ class Stream:
                 "layer must have one direction, got a bidirectional one: its backward direction begins at the end of "
                 "the sequence, which a stream does not know"
             )
-        if not layer.return_sequences:
-            raise ValueError(
-                "layer must give the outputs of all steps, got return_sequences=False: a stream takes one step after "
-                "the other, and the last output is that of the last"
-            )
+        _outputs(layer)
         self.layer = layer
         self._state = state
+        self._begun = False  # whether `_state` is of steps taken, which fixes the batch
         self._steps: list[tuple[Tensor, Tensor]] | None = None  # the state as the packed kernels leave it, by layer
         self._shape: tuple[int, int] | None = None  # of a step, while there is such a state
         self._packed: _Packed | None = None
@@ -77,13 +74,14 @@ class Stream:
     def state(self) -> Any:
         """The state after the last step, in the form of ``hx``; None before the first where none was given."""
         if self._steps is not None:
-            states = tuple(map(torch.stack, zip(*self._steps, strict=True)))[: len(self.layer.cell.states)]
-            self._state, self._steps = stack.leave_states(self.layer, states), None
+            self._begun = True
+            states = [torch.stack(s) for s in zip(*self._steps, strict=True)][: len(self.layer.cell.states)]
+            self._state, self._steps = stack.leave_states(self.layer, tuple(states)), None
         return self._state
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._state, self._steps = state, None
+        self._state, self._steps, self._begun = state, None, False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Take the next step, or the next chunk.
@@ -103,17 +101,23 @@ class Stream:
                 output = self._packed_step(x)
                 if output is not None:
                     return output
-            sequence = PackedSequence(x, torch.tensor([x.size(0)]))  # of one step
-            output, self.state = self.layer(sequence, self.state)
-            return output.data
+            return self._run(PackedSequence(x, torch.tensor([x.size(0)])), x.size(0)).data  # of one step
         if not isinstance(x, Tensor) or x.dim() != 3:
             came = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
             letters = "(B, T, I)" if self.layer.batch_first else "(T, B, I)"
             raise check.ArgumentError(f"x must be one step (B, I) or a chunk {letters}, got {came}")
         time = 1 if self.layer.batch_first else 0
-        if x.size(time) == 1:  # a call of one step sums in another order
+        if x.size(time) == 1:  # a call of one step sums in another order than the steps of a sequence
             return self(x.squeeze(time)).unsqueeze(time)
-        output, self.state = self.layer(x, self.state)
+        return self._run(x, x.size(1 - time))
+
+    def _run(self, x: Tensor | PackedSequence, B: int) -> Any:
+        """The layer's own way."""
+        state = self.state
+        self._same_batch(B)
+        _outputs(self.layer)
+        output, self._state = self.layer(x, state)
+        self._begun = True
         return output
 
     def reset(self, rows: Tensor | None = None) -> None:
@@ -126,7 +130,7 @@ class Stream:
             check.ArgumentError: the shape or the dtype of ``rows``.
         """
         if rows is None:
-            self._state = self._steps = None
+            self.state = None
             return
         state = self.state
         if state is None:
@@ -136,7 +140,15 @@ class Stream:
             came = f"{tuple(rows.shape)} {rows.dtype}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
             raise check.ArgumentError(f"rows must be (B,) = ({B},) bool, True where a row begins anew, got {came}")
         at = rows.view(-1, 1, 1) if self.layer.batch_first_state else rows.view(-1, 1)
-        self.state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, B), state)
+        self._state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, B), state)
+
+    def _same_batch(self, B: int) -> None:
+        """Raise for another batch than that of the steps taken."""
+        if self._begun and B != self._batch(self._state):
+            raise check.ArgumentError(
+                f"x must have the batch of the steps before, B = {self._batch(self._state)}, got {B}: reset() lets "
+                "another batch begin"
+            )
 
     def _batch(self, state: Any) -> int:
         """The batch size of a state in the form of ``hx``."""
@@ -144,7 +156,7 @@ class Stream:
 
     def detach(self) -> None:
         """Cut the graph behind the state: truncated backpropagation through time goes back to here."""
-        self.state = detach(self.state)
+        self._state = detach(self.state)
 
     def refresh(self) -> None:
         """Pack the weights anew at the next step, after a change that torch does not count."""
@@ -153,17 +165,19 @@ class Stream:
     def _packed_step(self, x: Tensor) -> Tensor | None:
         """The next step by packed weights, or None where the layer or the call is not for them."""
         layer = self.layer
-        if layer.input_size is None:
-            return None  # the layer's own way makes the weights
+        if layer.input_size is None or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
         weights = layer._flat_weights
         packed = self._packed
-        if packed is None or layer.training is not packed.training or not packed.current(weights):
+        if packed is None or packed.asked != _asked(layer) or not packed.current(weights):
             packed = self._packed = _pack(layer, weights)
+            _ = self.state  # to be checked against the weights once more: they may have another dtype
         call = packed.call
         if call is None or choose(call) is not cpu:
             return None
         steps = self._steps
         if steps is None:
+            self._same_batch(x.size(0))
             states = layer.request(x.unsqueeze(1 if layer.batch_first else 0), self._state)[0].states
             steps = [(states[0][k], states[-1][k]) for k in range(layer.num_layers)]
             self._shape = (x.size(0), layer.input_size)
@@ -177,10 +191,24 @@ class Stream:
         return x
 
 
+def _outputs(layer: Recurrent) -> None:
+    """Raise for a layer that gives no state."""
+    if not layer.return_sequences:
+        raise ValueError(
+            "a Stream and return_sequences=False do not go together: such a layer gives its last output alone, no "
+            "state to go on from; take the last output of the stream instead"
+        )
+
+
+def _asked(layer: Recurrent) -> tuple[Any, ...]:
+    """What may be asked of a layer at any time and changes its steps."""
+    return layer.training, layer.dropout, layer.output_dropout, layer.residual, layer.return_sequences
+
+
 class _Packed(NamedTuple):
     """The weights of a layer packed for many steps, and what they were packed from."""
 
-    training: bool
+    asked: tuple[Any, ...]
     weights: list[tuple[Tensor, int, int]]  # with the version and the place of each
     call: Call | None  # a step; None: the layer is not for this
     by_layer: list[Tensor]
@@ -209,9 +237,9 @@ def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
         and choose(call) is cpu
     )
     if not plain:
-        return _Packed(layer.training, [], None, [])
+        return _Packed(_asked(layer), [], None, [])
     by_layer, of = [], len(call.weights) // layer.num_layers
     first, *_, last = (*call.states, *call.states)
     for k in range(layer.num_layers):
         by_layer.append(cpu.pack(call, (first[k], last[k]), call.weights[k * of : (k + 1) * of]))
-    return _Packed(layer.training, [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)
+    return _Packed(_asked(layer), [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)
