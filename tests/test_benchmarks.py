@@ -368,7 +368,7 @@ def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(_extension.missing() is not None, reason="only our kernels count their phases")
 def test_phases_are_counted_while_somebody_asks() -> None:
-    """In this thread alone, and each reading starts anew."""
+    """In this thread alone, where torch has no other; each reading starts anew."""
     layer, x = torchrnn.LSTM(8, 16), torch.randn(50, 8, 8)
     count = torch.ops.torchrnn.count_phases
     count(False)
@@ -377,6 +377,10 @@ def test_phases_are_counted_while_somebody_asks() -> None:
     thread = threading.Thread(target=layer, args=(x,))
     thread.start()
     thread.join()
+    assert count(True) == [0.0] * 6
+    torch.set_num_threads(2)
+    layer(x)
+    torch.set_num_threads(1)
     assert count(True) == [0.0] * 6
     layer(x)
     seconds = count(False)
