@@ -241,7 +241,7 @@ def one_row(layer: Any, x: Tensor, hx: Any, index: Index, counts: list[bool], be
         return Row(nothing if dropped(layer, layer.output_dropout) else last, finals, steps)
     if dropped(layer, layer.output_dropout):
         y = {}
-    outputs = [y.get(t, nothing) for t in range(len(counts))]
+    outputs: Any = [y.get(t, nothing) for t in range(len(counts))]
     return Row(torch.stack(outputs) if outputs else x.new_zeros(0, width(layer)), finals, steps)
 
 

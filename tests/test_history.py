@@ -88,12 +88,13 @@ def test_every_form_of_input(name: str, backend: str, options: str, form: str) -
 @pytest.mark.parametrize(("name", "L"), [("rnn_tanh", 1), ("lstm_projected", 1), ("gru", 2)])
 def test_gradcheck(backend: str, name: str, L: int) -> None:
     layer = LAYERS[name](2, 3, bidirectional=True, num_layers=L, **F64)
-    x, hx = torch.randn(3, 2, 2, **F64).requires_grad_(), states_for(layer, 2)
-    said = {"mask": MASK[:3, :2], "reset": RESET[:3, :2]}
+    x = torch.randn(3, 2, 2, **F64).requires_grad_()
+    hx: Any = states_for(layer, 2)
+    said: Any = {"mask": MASK[:3, :2], "reset": RESET[:3, :2]}
 
-    def call(x: torch.Tensor, *states: torch.Tensor) -> Any:
+    def call(x: torch.Tensor, *states: Any) -> Any:
         with torchrnn.use(backend):
-            _, _, trace = layer(x, states if len(states) > 1 else states[0], return_all=True, **said)
+            _, _, trace = layer(x, states if isinstance(hx, tuple) else states[-1], return_all=True, **said)
         return tuple(getattr(trace, n) for n in trace)
 
     assert gradcheck(call, (x, *tensors(hx)))
