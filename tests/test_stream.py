@@ -314,9 +314,7 @@ def test_another_dtype(grad: bool) -> None:
         stream(x[0])
         state = tuple(s.double() for s in stream.state)
         layer.to(torch.float64)
-        with pytest.raises(
-            ArgumentError, match=r"must have the dtype of the input, torch\.float64, got torch\.float32"
-        ):
+        with pytest.raises(ArgumentError, match=r"must have the dtype of the input, torch\.float64"):
             stream(x[1].double())
         assert stream.state[0].dtype == torch.float32
         stream.state = state
