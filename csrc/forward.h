@@ -175,10 +175,10 @@ struct PackedWeights {
   }
 
   void fill(const Shape& s, const Direction<T>& d) const {
-    int64_t GH = G * s.H, out = s.P ? s.P : s.H, N = s.total();
-    Matrix<V>(x).pack(d.w_ih, 0, s.I, 1, N);
-    Matrix<V>(h).pack(d.w_hh, s.H * out, out, 1, N);
-    if (d.w_hr) Matrix<V>(r).pack(d.w_hr, 0, s.H, 1, N);
+    int64_t GH = G * s.H, out = s.P ? s.P : s.H;
+    x.pack_all(d.w_ih, 0, s.I, 1);
+    h.pack_all(d.w_hh, s.H * out, out, 1);
+    if (d.w_hr) r.pack_all(d.w_hr, 0, s.H, 1);
     if (!d.b_ih) return;
     for (int64_t j = 0; j < GH; j++) {
       bias[j] = d.b_ih[j] + (Cell::h_column[j / s.H] == j / s.H ? d.b_hh[j] : 0);

@@ -228,6 +228,11 @@ struct Matrix {
     for (int64_t p = 0; p < panels.count(); p++)
       if (!whole(p)) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
   }
+
+  // The same without a look at `w` later: for what is kept, or packed through a copy of this.
+  void pack_all(const T* w, int64_t gate, int64_t unit, int64_t by) const {
+    for (int64_t p = 0; p < panels.count(); p++) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
+  }
 };
 
 // out[m][n] = start[n] + (add ? out[m][n] : 0) + sum over k of a[m][k] * w(k, n), for M rows given by pointers.

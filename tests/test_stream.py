@@ -172,15 +172,14 @@ def test_reset(name: str, grad: bool, options: str) -> None:
 
 
 def test_reset_sends_gradients_to_learned_states_of_these_rows_only() -> None:
-    layer: Any = build("gru", learn_initial_state=True)
+    layer = build("gru", learn_initial_state=True)
     stream = Stream(layer, torch.zeros(1, 2, 5))
     stream(torch.randn(2, I))
     stream.reset(torch.tensor([False, True]))
     stream.state[:, 0].sum().backward(retain_graph=True)
     assert layer.initial_h.grad is None or not layer.initial_h.grad.any()
     stream.state[:, 1].sum().backward()
-    gradient: Any = layer.initial_h.grad
-    assert torch.equal(gradient, torch.ones_like(gradient))
+    assert torch.equal(layer.initial_h.grad, torch.ones_like(layer.initial_h))
 
 
 @every_name
@@ -292,8 +291,7 @@ def test_hooks_are_called() -> None:
 
 @pytest.mark.parametrize("change", ["data", "numpy"])
 def test_refresh_after_a_change_that_torch_does_not_count(change: str) -> None:
-    layer: Any = torchrnn.LSTM(I, 5)
-    x = torch.randn(3, 2, I)
+    layer, x = torchrnn.LSTM(I, 5), torch.randn(3, 2, I)
     stream = Stream(layer)
     with torch.no_grad():
         stream(x[0])
@@ -314,9 +312,7 @@ def test_another_dtype(grad: bool) -> None:
         stream(x[0])
         state = tuple(s.double() for s in stream.state)
         layer.to(torch.float64)
-        with pytest.raises(
-            ArgumentError, match=r"must have the dtype of the input, torch\.float64, got torch\.float32"
-        ):
+        with pytest.raises(ArgumentError, match=r"must have the dtype of the input, torch\.float64"):
             stream(x[1].double())
         assert stream.state[0].dtype == torch.float32
         stream.state = state
@@ -430,8 +426,7 @@ def test_inference_mode() -> None:
 
 
 def test_a_layer_is_not_changed_by_its_stream() -> None:
-    layer: Any = torchrnn.LSTM(I, 5, num_layers=2)
-    x = torch.randn(4, 2, I)
+    layer, x = torchrnn.LSTM(I, 5, num_layers=2), torch.randn(4, 2, I)
     before = (repr(layer), vars(layer).keys(), list(layer.state_dict()))
     stream = Stream(layer)
     with torch.no_grad():
@@ -445,7 +440,7 @@ def test_a_layer_is_not_changed_by_its_stream() -> None:
     for other in copies:
         assert equal(other(x), layer(x))
     with torch.no_grad():
-        second: Any = copy.deepcopy(stream)
+        second = copy.deepcopy(stream)
         copies[0].weight_hh_l0.zero_()
         second.layer.weight_hh_l0.mul_(2)
         assert torch.equal(stream(x[0]), Stream(layer, second.state)(x[0]))
