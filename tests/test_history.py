@@ -79,7 +79,7 @@ def test_every_form_of_input(name: str, backend: str, options: str, form: str) -
     }[form]()
     if form.startswith("no "):
         backend = "reference"  # the kernels refuse an empty batch
-    batch = {"unbatched": (), "batches": (2, 2), "no rows": (0,)}.get(form, (B,))
+    batch: Any = {"unbatched": (), "batches": (2, 2), "no rows": (0,)}.get(form, (B,))
     for hx in (None, states_for(layer, *batch)):
         agree(layer, backend, x, hx, rows if form in ("list", "jagged", "packed") else None, return_all=True)
 
