@@ -47,6 +47,16 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "sizes and one layer": (lambda: RNN(3, [5, 4], 1), ValueError, "hidden_size=[5, 4] and num_layers=1 do not go"),
     "no sizes": (lambda: GRU(3, []), ValueError, "hidden_size must name the size of every layer, got an empty list"),
+    "layers by halves": (
+        lambda: GRU(3, 5, num_layers=1.5),  # type: ignore[arg-type]
+        TypeError,
+        "num_layers should be of type int, got: float",
+    ),
+    "a projection by halves": (
+        lambda: LSTM(3, 5, proj_size=1.5),  # type: ignore[arg-type]
+        TypeError,
+        "proj_size should be of type int, got: float",
+    ),
     "a size in words": (lambda: GRU(3, [5, "4"]), TypeError, "an int or a list of ints, got '4' in [5, '4']"),  # type: ignore[list-item]
     "a size of zero": (lambda: GRU(3, [5, 0]), ValueError, "hidden_size must be greater than zero, got 0"),
     "a projection of one size": (

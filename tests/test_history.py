@@ -1,5 +1,6 @@
 """return_all=: every state and gate of every layer at every step, against the loop."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -169,3 +170,13 @@ def test_narrow_numbers() -> None:
     for name in trace:
         assert getattr(trace, name).dtype == torch.bfloat16
         torch.testing.assert_close(getattr(trace, name).float(), getattr(expected, name), atol=2e-2, rtol=2e-2)
+
+
+def test_compiled_it_is_refused() -> None:
+    layer, x = torchrnn.LSTM(2, 3), torch.randn(4, 2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of sys.gettrace
+        with pytest.raises(
+            RuntimeError, match=r"which torch\.compile replaces: call a layer with return_all=True from"
+        ):
+            torch.compile(layer, backend="eager")(x, return_all=True)

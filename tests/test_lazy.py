@@ -160,3 +160,20 @@ def test_in_sequential() -> None:
     again.load_state_dict(model.state_dict())
     x = torch.randn(5, 3, 7)
     assert torch.equal(again(x), model(x))
+
+
+def test_a_first_call_of_inference_leaves_it_trainable() -> None:
+    layer, x = torchrnn.GRU(None, 3), torch.randn(4, 2, 5)
+    with torch.inference_mode():
+        layer(x)
+    layer(x)[0].sum().backward()
+    assert layer.weight_ih_l0.grad is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"learn_initial_state": True}, {"batch_first_state": True}], ids=str)
+def test_a_first_call_that_is_refused_settles_nothing(options: Any) -> None:
+    layer = torchrnn.GRU(None, 3, **options)
+    with pytest.raises(torchrnn.ArgumentError, match="hx must be"):
+        layer(torch.randn(4, 2, 7), torch.zeros(9, 9, 9))
+    assert layer.input_size is None
+    assert layer(torch.randn(4, 2, 5))[0].shape == (4, 2, 3)

@@ -97,22 +97,35 @@ class Cell:
         return [local[name] if isinstance(local.get(name), Tensor) else a + b for name, a, b in sums]
 
     def watched(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-        """What ``run``, which makes a step, gives; and the local variables of the step when it returned."""
+        """What ``run``, which makes a step, gives; and the local variables of the step when it returned.
+
+        Raises:
+            RuntimeError: torch.compile has put other code in the place of the step.
+        """
         code, local = getattr(inspect.unwrap(self.step), "__code__", None), {}
+        seen = code is None
 
         def watch(frame: Any, event: str, result: Any) -> Any:
+            nonlocal seen
             if frame.f_code is not code:
                 return None
             if event == "return":
+                seen = True
                 local.update(frame.f_locals)
             return watch
 
         before = sys.gettrace()
         sys.settrace(watch)
         try:
-            return run(), local
+            result = run()
         finally:
             sys.settrace(before)
+        if not seen:
+            raise RuntimeError(
+                f"the gates of {self.name!r} are read from its step function while it runs, which torch.compile "
+                "replaces: call a layer with return_all=True from a function under torch.compiler.disable"
+            )
+        return result, local
 
     @cached_property
     def reads_output(self) -> bool:

@@ -32,6 +32,9 @@ def sizes(input_size: Any, hidden_size: Any) -> None:
 
 def layer_options(layer: Recurrent, dropout: Any) -> None:
     """Check the constructor's arguments of a layer, in torch.nn's words; warn where they have no effect."""
+    for name in ("num_layers", "proj_size"):
+        if not isinstance(getattr(layer, name), int):
+            raise TypeError(f"{name} should be of type int, got: {type(getattr(layer, name)).__name__}")
     if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # type: ignore[operator]
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "

@@ -232,6 +232,7 @@ class Recurrent(nn.Module):
         if return_all:
             check.return_all(self)
         weights = self._flat_weights
+        LD = self.num_layers * (2 if self.bidirectional else 1)
         if (
             not isinstance(input, Tensor)
             or input.is_nested
@@ -247,11 +248,12 @@ class Recurrent(nn.Module):
             said = sequence.Steps(lengths, mask, reset, reset_to)
             x, batch_sizes, form = sequence.enter(self, input, weights[0], said)
             if self.input_size is None:
+                if hx is not None:
+                    stack.given(self, hx, (LD, *form.batch(x)), x)  # a call that is refused settles nothing
                 lazy.materialize(self, x.shape[-1])
                 weights = self._flat_weights
         else:
             x, batch_sizes, form = sequence.plain(input, self.batch_first)
-        LD = self.num_layers * (2 if self.bidirectional else 1)
         if self._beyond:
             weights = stack.weights(self, weights)
             states = stack.initial(self, hx, LD, form, x)

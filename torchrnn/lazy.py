@@ -36,7 +36,7 @@ def parameter(
 def materialize(module: Module, input_size: int) -> None:
     """Give all parameters of a module their shapes, and values as if it were built now."""
     module.input_size = input_size
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # the first call may be one of inference, the next of training
         for name, shape in module._parameter_shapes().items():
             weight = module._parameters[name]
             if isinstance(weight, UninitializedParameter):

@@ -35,7 +35,7 @@ def initial(layer: Recurrent, hx: Any, LD: int, form: Form, x: Tensor) -> States
         B = form.rows(x)
         return tuple(torch.zeros(s.rows, B, s.width, dtype=x.dtype, device=x.device) for s in parameters.states(layer))
     batch = form.batch(x)
-    return form.enter_states(_learned(layer, batch, x) if hx is None else _given(layer, hx, (LD, *batch), x))
+    return form.enter_states(_learned(layer, batch, x) if hx is None else given(layer, hx, (LD, *batch), x))
 
 
 def _learned(layer: Recurrent, batch: tuple[int, ...], x: Tensor) -> States:
@@ -47,8 +47,8 @@ def _learned(layer: Recurrent, batch: tuple[int, ...], x: Tensor) -> States:
     return tuple(learned)
 
 
-def _given(layer: Recurrent, hx: Any, shape: tuple[int, ...], x: Tensor) -> States:
-    """The user's initial states."""
+def given(layer: Recurrent, hx: Any, shape: tuple[int, ...], x: Tensor) -> States:
+    """The user's initial states, checked."""
     if isinstance(layer.hidden_size, list):
         return _given_by_layer(layer, hx, shape[1:], x)
     if layer.batch_first_state:
