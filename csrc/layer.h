@@ -22,13 +22,17 @@ struct Options {
   TORCHRNN_HERE bool plain() const { return activation == TANH && limit == __builtin_inf(); }
 };
 
-// Row r at step t of a tensor: dense with strides, or packed with the first row of each step.
+// Row r at step t of a tensor: dense with strides, packed with the first row of each step, or where its place says.
 template <class T>
 struct Rows {
   T* base;
   int64_t step, row;
-  const int64_t* first;
-  TORCHRNN_HERE T* at(int64_t t, int64_t r) const { return base + (first ? first[t] * row : t * step) + r * row; }
+  const int64_t *first, *place;
+  TORCHRNN_HERE T* at(int64_t t, int64_t r) const {
+    if (!first) return base + t * step + r * row;
+    int64_t n = first[t] + r;
+    return base + (place ? place[n] : n) * row;
+  }
 };
 
 struct Shape {

@@ -1,10 +1,10 @@
-// The operators for a layer over a whole sequence. With step.cpp, request.h and tensors.h the only file that includes
-// torch, and of it only the stable ABI.
+// The operators for layers over a whole sequence. With step.cpp, plan.cpp and what they include the only files that
+// include torch, and of it only the stable ABI.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include "request.h"
+#include <cstring>
+
+#include "stack.h"
 
 namespace torchrnn {
 
@@ -19,179 +19,239 @@ static const CellKernels* find(const std::string& name) {
   return nullptr;
 }
 
-// A cell's place in the table, by which `step` knows it; -1 where there is none.
+// A cell's place in the table, by which the operators know it; -1 where there is none.
 static int64_t number(const std::string& cell) {
   const CellKernels* found = find(cell);
   return found ? found - kernels().cells : -1;
 }
 
-static const CellKernels& known(const std::string& cell) {
-  const CellKernels* kernels = find(cell);
-  STD_TORCH_CHECK(kernels, "torchrnn has no kernel for the cell ", cell);
-  return *kernels;
-}
-
 // Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
-static int64_t saved(const std::string& cell, bool plain) {
-  return plain ? known(cell).saved : known(cell).saved_open;
+static int64_t saved(int64_t cell, bool plain) { return plain ? numbered(cell).saved : numbered(cell).saved_open; }
+
+// The rows of all steps (D, N, H) to those of the input's (D, M, H), zero where a step does not count.
+template <class T>
+static void spread(const Steps& steps, int64_t D, int64_t H, const T* from, T* to) {
+  for (int64_t d = 0; d < D; d++, from += steps.N * H, to += steps.M * H) {
+    for (int64_t n = 0; n < steps.N; n++)
+      std::memcpy((void*)(to + (steps.place ? steps.place[n] : n) * H), (const void*)(from + n * H), (size_t)H * sizeof(T));
+    steps.clear_others(to, H);
+  }
+}
+template <class T>
+static void collect(const Steps& steps, int64_t D, int64_t H, const T* from, T* to) {
+  for (int64_t d = 0; d < D; d++, from += steps.M * H, to += steps.N * H)
+    for (int64_t n = 0; n < steps.N; n++)
+      std::memcpy((void*)(to + n * H), (const void*)(from + steps.place[n] * H), (size_t)H * sizeof(T));
 }
 
-// Output, final states, if asked for the states after the first at all steps, each (D, N, H), and in training what
-// backward needs (the outputs once more, and what else was kept); a single step has no output beside its states.
 template <class T>
-static Tensors forward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                          const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all,
-                          const Options& options) {
-  Request<T> request(cell, x, states, weights, batch_sizes, bias);
-  request.set_options(options);
-  Layer<T>& layer = request.layer;
-  int64_t width = layer.directions * request.out;
+static T* pointer(const Tensor& t) { return t.mutable_data_ptr<T>(); }
+
+// Output, final states, if asked for the last layer's states after the first at all steps, each (D, M, H), and in
+// training what backward needs; a single step has no output beside its states.
+template <class T>
+static Tensors forward_of(const Stack<T>& stack) {
+  const Steps& steps = stack.steps;
+  const int S = stack.cell.states;
+  const bool planned = steps.kind == Steps::PLANNED, all = stack.said.all;
+  const int64_t D = stack.D, L = stack.L, LD = L * D, H = stack.H, width = D * stack.out;
   Tensors results;
-  results.reserve((size_t)cell.states * 2 + 2);
-  if (batch_sizes.has_value()) results.push_back(fresh(x, {request.N, width}));
-  else if (!request.one_step) results.push_back(fresh(x, {layer.shape.T, layer.shape.B, width}));
-  size_t first = results.size();
-  for (int k = 0; k < cell.states; k++)
-    results.push_back(request.one_step ? fresh(x, {layer.shape.B, request.width(k)})
-                                       : fresh(x, {layer.directions, layer.shape.B, request.width(k)}));
-  size_t first_all = results.size();
-  STD_TORCH_CHECK(!all || !request.one_step, "the states of all steps are those of a layer");
-  for (int k = 1; all && k < cell.states; k++) results.push_back(fresh(x, {layer.directions, request.N, layer.shape.H}));
-  auto all_states = [&](int k, int d) {
-    return results[first_all + (size_t)k - 1].template mutable_data_ptr<T>() + d * request.N * layer.shape.H;
-  };
-  T* reserve = nullptr;
-  if (training) {
-    results.push_back(fresh_as(results[0]));
-    results.push_back(fresh(x, {layer.directions * request.reserve_size()}));
-    reserve = results.back().template mutable_data_ptr<T>();
+  results.reserve((size_t)S * 2 + 2);
+  if (!stack.one_step()) results.push_back(stack.fresh_rows(width));
+  const size_t first = results.size(), first_all = first + (size_t)S;
+  for (int k = 0; k < S; k++) results.push_back(fresh_as(stack.states[(size_t)k]));
+  STD_TORCH_CHECK(!all || !stack.one_step(), "the states of all steps are those of a layer");
+  for (int k = 1; all && k < S; k++) results.push_back(fresh(stack.x, {D, steps.M, H}));
+  T *reserve = nullptr, *y = pointer<T>(results[0]);
+  std::optional<Tensor> between;
+  if (stack.said.training) {
+    results.push_back(fresh(stack.x, {stack.reserve_size()}));
+    reserve = pointer<T>(results.back());
+  } else if (L > 1) {
+    between = fresh(stack.x, {2 * stack.outputs()});
   }
-  request.set_outputs(results[0].template mutable_data_ptr<T>(), reserve);
-  for (int d = 0; d < layer.directions; d++) {
-    Direction<T>& to = layer.direction[d];
-    for (int k = 0; k < cell.states; k++)
-      to.final[k] = results[first + (size_t)k].template mutable_data_ptr<T>() + d * request.row(k);
-    for (int k = 1; all && !training && k < cell.states; k++) to.sequence[k] = all_states(k, d);
+  std::vector<SegmentStates<T>> initial, final;
+  for (int k = 0; planned && k < S; k++) {
+    initial.emplace_back(steps, LD, D, stack.width(k));
+    final.emplace_back(steps, LD, D, stack.width(k));
+    initial.back().enter(stack.states[(size_t)k].template const_data_ptr<T>());
   }
-  forward(cell, layer);
-  if (!training) return results;
-  // backward reads what was computed, and the user may change his in place, as with torch.nn
-  std::memcpy(results[results.size() - 2].template mutable_data_ptr<T>(), results[0].template const_data_ptr<T>(),
-              (size_t)(request.N * width) * sizeof(T));
-  for (int d = 0; all && d < layer.directions; d++)
-    for (int k = 1; k < cell.states; k++)
-      std::memcpy(all_states(k, d), layer.direction[d].sequence[k], (size_t)(request.N * layer.shape.H) * sizeof(T));
+  std::vector<T> everything(planned && all && !reserve ? (size_t)((S - 1) * D * steps.N * H) : 0);
+  Rows<const T> from = stack.rows(stack.x);
+  for (int64_t l = 0; l < L; l++) {
+    T* kept = reserve ? reserve + l * stack.kept_layer() : nullptr;
+    T* to = l == L - 1 ? y : kept ? kept : pointer<T>(*between) + (l & 1) * stack.outputs();
+    Request<T> request = stack.layer(l);
+    request.set_input(from);
+    request.set_outputs(to, kept ? kept + stack.outputs() : nullptr);
+    for (int k = 0; k < S; k++) {
+      request.set_initial(k, stack.of_layer(planned ? (const T*)initial[(size_t)k].values.data()
+                                                    : stack.states[(size_t)k].template const_data_ptr<T>(), l, k));
+      request.set_final(k, stack.of_layer(planned ? final[(size_t)k].values.data()
+                                                  : pointer<T>(results[first + (size_t)k]), l, k));
+      if (k && all && !kept && l == L - 1)
+        request.set_sequence(k, planned ? everything.data() + (k - 1) * D * steps.N * H
+                                        : pointer<T>(results[first_all + (size_t)k - 1]));
+    }
+    if (steps.N || steps.kind != Steps::PLANNED) forward(stack.cell, request.layer);
+    // backward reads what was computed, and the user may change his in place, as with torch.nn
+    if (kept && l == L - 1) std::memcpy((void*)kept, (const void*)to, (size_t)stack.outputs() * sizeof(T));
+    for (int k = 1; all && l == L - 1 && k < S && (kept || planned); k++)
+      for (int64_t d = 0; d < D; d++)
+        spread(steps, 1, H, (const T*)request.layer.direction[d].sequence[k],
+               pointer<T>(results[first_all + (size_t)k - 1]) + d * steps.M * H);
+    from = steps.rows((const T*)to, width);
+  }
+  steps.clear_others(y, width);
+  for (int k = 0; planned && k < S; k++)
+    final[(size_t)k].leave(stack.states[(size_t)k].template const_data_ptr<T>(), pointer<T>(results[first + (size_t)k]));
   return results;
+}
+
+// The gradients that backward begins with.
+struct Given {
+  std::optional<Tensor> y;                     // of the output
+  std::vector<std::optional<Tensor>> final;    // of the final states
+  std::vector<std::optional<Tensor>> all;      // of the states at all steps
+};
+
+// The lowest layer of which anything is wanted.
+static int64_t lowest_wanted(const std::vector<int64_t>& needs, size_t states, int64_t per_layer) {
+  for (size_t i = 0; i < needs.size(); i++)
+    if (needs[i]) return i <= states ? 0 : ((int64_t)i - 1 - (int64_t)states) / per_layer;
+  return (int64_t)needs.size();
 }
 
 // Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks.
 template <class T>
-static Tensors backward_of(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                           const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y, const Tensor& reserve,
-                           const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
-                           const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
-                           const Options& options) {
-  Request<T> request(cell, x, states, weights, batch_sizes, bias);
-  request.set_options(options);
-  Layer<T>& layer = request.layer;
-  const Shape& s = layer.shape;
-  size_t S = (size_t)cell.states;
-  int64_t width = layer.directions * request.out;
-  // a hook of saved tensors may have brought them back with other strides
-  Tensor outputs = dense(y), kept = dense(reserve);
-  auto like_output = [&](const Tensor& t, const char* name) {
-    if (s.first || request.one_step) expect(t, {request.N, width}, name);
-    else expect(t, {s.T, s.B, width}, name);
+static Tensors backward_of(const Stack<T>& stack, const Tensor& reserve, const Given& given,
+                           const std::vector<int64_t>& needs) {
+  const Steps& steps = stack.steps;
+  const size_t S = (size_t)stack.cell.states, W = stack.weights.size();
+  const bool planned = steps.kind == Steps::PLANNED;
+  const int64_t D = stack.D, L = stack.L, LD = L * D, H = stack.H, width = D * stack.out;
+  Tensor kept = dense(reserve);  // a hook of saved tensors may have brought it back with other strides
+  expect(kept, {stack.reserve_size()}, "what was kept for backward");
+  STD_TORCH_CHECK(given.final.size() == S && needs.size() == 1 + S + W && (given.all.empty() || given.all.size() == S - 1),
+                  "a gradient is missing");
+  Tensors results, alive;
+  results.reserve(1 + S + W);
+  for (size_t i = 0; i < 1 + S + W; i++) {
+    const Tensor& like = i == 0 ? stack.x : i <= S ? stack.states[i - 1] : stack.weights[i - 1 - S];
+    results.push_back(needs[i] ? fresh_as(like) : fresh(stack.x, {0}));
+  }
+  auto wanted = [&](size_t i) { return needs[i] ? pointer<T>(results[i]) : nullptr; };
+  auto held = [&](const Tensor& t) {
+    alive.push_back(t);
+    return t.template const_data_ptr<T>();
   };
-  like_output(outputs, "the output");
-  if (dy.has_value()) like_output(*dy, "the gradient of the output");
-  expect(kept, {layer.directions * request.reserve_size()}, "what was kept for backward");
-  STD_TORCH_CHECK(dfinal.size() == S && needs.size() == 1 + S + weights.size(), "a gradient is missing");
-  for (size_t k = 0; k < S; k++)
-    if (dfinal[k].has_value()) {
-      if (request.one_step) expect(*dfinal[k], {s.B, request.width((int)k)}, "the gradient of a state");
-      else expect(*dfinal[k], {layer.directions, s.B, request.width((int)k)}, "the gradient of a state");
-    }
-  request.set_outputs(const_cast<T*>(outputs.const_data_ptr<T>()), const_cast<T*>(kept.const_data_ptr<T>()));
-  Tensors results;
-  results.reserve(1 + S + weights.size());
-  for (size_t i = 0; i < 1 + S + weights.size(); i++) {
-    const Tensor& like = i == 0 ? x : i <= S ? request.states[i - 1] : request.weights[i - 1 - S];
-    results.push_back(needs[i] ? fresh_as(like) : fresh(x, {0}));
+  Rows<const T> above{};
+  if (given.y.has_value()) {
+    stack.expect_rows(*given.y, width, "the gradient of the output");
+    alive.push_back(planned ? dense(*given.y) : dense_rows(*given.y));
+    above = stack.rows(alive.back());
   }
-  auto pointer = [&](size_t i) { return needs[i] ? results[i].template mutable_data_ptr<T>() : nullptr; };
-  std::optional<Tensor> above;
-  if (dy.has_value()) above = dense_rows(*dy);
-  Tensors ends;
-  for (size_t k = 0; k < S; k++) ends.push_back(dfinal[k].has_value() ? dense(*dfinal[k]) : y);
-  Tensors throughout;  // gradients of the states at all steps
-  for (size_t k = 1; k < S && !dall.empty(); k++) {
-    STD_TORCH_CHECK(dall.size() == S - 1, "a gradient is missing");
-    if (dall[k - 1].has_value()) expect(*dall[k - 1], {layer.directions, request.N, s.H}, "the gradient of all states");
-    throughout.push_back(dall[k - 1].has_value() ? dense(*dall[k - 1]) : y);
-  }
-  Tensor scratch = fresh(x, {layer.directions * request.N * (cell.columns * s.H + s.P)});
-  T* at = scratch.mutable_data_ptr<T>();
-  for (int d = 0; d < layer.directions; d++) {
-    Direction<T>& to = layer.direction[d];
-    if (above.has_value()) {
-      to.dy = request.rows(*above);
-      to.dy.base += d * request.out;
+  std::vector<SegmentStates<T>> begins, final, initial;  // states, and gradients
+  const T *dfinal[MAX_STATES] = {}, *dall[MAX_STATES] = {};
+  T* dinitial[MAX_STATES] = {};
+  std::vector<T> everything(planned ? given.all.size() * (size_t)(D * steps.N * H) : 0);
+  for (size_t k = 0; k < S; k++) {
+    if (given.final[k].has_value()) {
+      stack.expect_states(*given.final[k], (int)k, "the gradient of a state");
+      dfinal[k] = held(dense(*given.final[k]));
     }
-    to.dx = request.rows_of(pointer(0), s.I);
-    to.add_dx = d == 1;
-    for (size_t k = 0; k < S; k++) {
-      if (dfinal[k].has_value()) to.dfinal[k] = ends[k].template const_data_ptr<T>() + d * request.row((int)k);
-      if (k && !dall.empty() && dall[k - 1].has_value())
-        to.dall[k] = throughout[k - 1].template const_data_ptr<T>() + d * request.N * s.H;
-      if (T* p = pointer(1 + k)) to.dinitial[k] = p + d * request.row((int)k);
+    dinitial[k] = wanted(1 + k);
+    if (planned) {
+      begins.emplace_back(steps, LD, D, stack.width((int)k));
+      begins[k].enter(stack.states[k].template const_data_ptr<T>());
+      final.emplace_back(steps, LD, D, stack.width((int)k));
+      initial.emplace_back(steps, LD, D, stack.width((int)k));
+      if (dinitial[k]) std::memset((void*)dinitial[k], 0, (size_t)(LD * steps.B * stack.width((int)k)) * sizeof(T));
+      final[k].enter_back(dfinal[k], dinitial[k]);
     }
-    size_t w = 1 + S + (size_t)(d * request.per_direction);
-    to.dw_ih = pointer(w);
-    to.dw_hh = pointer(w + 1);
-    if (bias) to.db_ih = pointer(w + 2), to.db_hh = pointer(w + 3);
-    if (s.P) to.dw_hr = pointer(w + (size_t)request.per_direction - 1);
-    to.da = at;
-    at += request.N * cell.columns * s.H;
-    to.dprojected = at;
-    at += request.N * s.P;
+    if (k && !given.all.empty() && given.all[k - 1].has_value()) {
+      expect(*given.all[k - 1], {D, steps.M, H}, "the gradient of all states");
+      dall[k] = held(dense(*given.all[k - 1]));
+      if (planned) {
+        T* to = everything.data() + (int64_t)(k - 1) * D * steps.N * H;
+        collect(steps, D, H, dall[k], to);
+        dall[k] = to;
+      }
+    }
   }
-  backward(cell, layer);
+  Tensor scratch = fresh(stack.x, {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
+  T *da = pointer<T>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
+  if (planned && !steps.N) {  // nothing was computed
+    for (Tensor& t : results)
+      if (&t <= &results[0] || &t > &results[S]) std::memset((void*)pointer<T>(t), 0, (size_t)t.numel() * sizeof(T));
+    return results;
+  }
+  const int64_t lowest = lowest_wanted(needs, S, D * stack.per_direction);
+  for (int64_t l = L - 1; l >= lowest; l--) {
+    T* outputs = const_cast<T*>(kept.const_data_ptr<T>()) + l * stack.kept_layer();
+    T* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);
+    Request<T> request = stack.layer(l);
+    request.set_input(l ? steps.rows((const T*)outputs - stack.kept_layer(), width) : stack.rows(stack.x));
+    request.set_outputs(outputs, outputs + stack.outputs());
+    T* at = da;
+    for (int d = 0; d < D; d++) {
+      Direction<T>& to = request.layer.direction[d];
+      to.dy = above;
+      if (above.base) to.dy.base += d * stack.out;
+      to.dx = steps.rows(dx, l ? width : stack.I);
+      to.add_dx = d == 1;
+      for (size_t k = 0; k < S; k++) {
+        int64_t from = (l * D + d) * request.row((int)k);
+        to.dfinal[k] = !dfinal[k] ? nullptr : (planned ? final[k].values.data() : dfinal[k]) + from;
+        to.dinitial[k] = !dinitial[k] ? nullptr : (planned ? initial[k].values.data() : dinitial[k]) + from;
+        if (dall[k] && l == L - 1) to.dall[k] = dall[k] + d * steps.N * H;
+      }
+      size_t w = 1 + S + (size_t)((l * D + d) * stack.per_direction);
+      to.dw_ih = wanted(w);
+      to.dw_hh = wanted(w + 1);
+      if (stack.said.bias) to.db_ih = wanted(w + 2), to.db_hh = wanted(w + 3);
+      if (stack.P) to.dw_hr = wanted(w + (size_t)stack.per_direction - 1);
+      to.da = at;
+      at += steps.N * stack.cell.columns * H;
+      to.dprojected = at;
+      at += steps.N * stack.P;
+    }
+    for (size_t k = 0; k < S; k++)
+      request.set_initial((int)k, stack.of_layer(planned ? (const T*)begins[k].values.data()
+                                                         : stack.states[k].template const_data_ptr<T>(), l, (int)k));
+    backward(stack.cell, request.layer);
+    above = steps.rows((const T*)dx, width);
+  }
+  if (T* dx = wanted(0)) steps.clear_others(dx, stack.I);
+  for (size_t k = 0; planned && k < S; k++)
+    if (dinitial[k]) initial[k].leave_back(dinitial[k]);
   return results;
 }
 
-static Tensors forward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                           const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all) {
-  auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, training, all, {});
+template <class T>
+static Tensors run_forward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                           const std::optional<Tensor>& numbers, const Said& said) {
+  return forward_of(Stack<T>(cell, x, states, weights, numbers, said));
+}
+template <class T>
+static Tensors run_backward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                            const std::optional<Tensor>& numbers, const Said& said, const Tensor& reserve,
+                            const Given& given, const std::vector<int64_t>& needs) {
+  return backward_of(Stack<T>(cell, x, states, weights, numbers, said), reserve, given, needs);
 }
 
-static Tensors backward_any(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                            const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y,
-                            const Tensor& reserve, const std::optional<Tensor>& dy,
-                            const std::vector<std::optional<Tensor>>& dfinal,
-                            const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
-  auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs, {});
+// Quick to call: cell and options by numbers.
+static Tensors stack(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                     const std::optional<Tensor>& numbers, int64_t flags, double limit) {
+  auto f = x.scalar_type() == ScalarType::Double ? run_forward<double> : run_forward<float>;
+  return f(numbered(cell), x, states, weights, numbers, Said::of(flags, limit));
 }
-
-// The same with options. Operators of their own, since an argument with a default costs every call.
-static Tensors forward_open(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                            const std::optional<Tensor>& batch_sizes, bool bias, bool training, bool all,
-                            int64_t activation, double limit) {
-  auto f = x.scalar_type() == ScalarType::Double ? forward_of<double> : forward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, training, all, options_of(activation, limit));
-}
-
-static Tensors backward_open(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                             const std::optional<Tensor>& batch_sizes, bool bias, const Tensor& y,
-                             const Tensor& reserve, const std::optional<Tensor>& dy,
-                             const std::vector<std::optional<Tensor>>& dfinal,
-                             const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
-                             int64_t activation, double limit) {
-  auto f = x.scalar_type() == ScalarType::Double ? backward_of<double> : backward_of<float>;
-  return f(known(cell), x, states, weights, batch_sizes, bias, y, reserve, dy, dfinal, dall, needs,
-           options_of(activation, limit));
+static Tensors stack_backward(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                              const std::optional<Tensor>& numbers, int64_t flags, double limit, const Tensor& reserve,
+                              const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
+                              const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
+  auto f = x.scalar_type() == ScalarType::Double ? run_backward<double> : run_backward<float>;
+  return f(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall}, needs);
 }
 
 }  // namespace torchrnn
@@ -199,21 +259,13 @@ static Tensors backward_open(const std::string& cell, const Tensor& x, const Ten
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
   m.def("number(str cell) -> int");
-  m.def("saved(str cell, bool plain=True) -> int");
+  m.def("saved(int cell, bool plain) -> int");
   m.def(
-      "layer(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training, "
-      "bool all) "
+      "stack(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit) "
       "-> Tensor[]");
   m.def(
-      "layer_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, Tensor y, "
+      "stack_backward(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit, "
       "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
-  m.def(
-      "layer_open(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, bool training, "
-      "bool all, int activation, float limit) -> Tensor[]");
-  m.def(
-      "layer_open_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool bias, "
-      "Tensor y, Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs, int activation, "
-      "float limit) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
@@ -223,8 +275,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
-  m.impl("layer", TORCH_BOX(&torchrnn::forward_any));
-  m.impl("layer_backward", TORCH_BOX(&torchrnn::backward_any));
-  m.impl("layer_open", TORCH_BOX(&torchrnn::forward_open));
-  m.impl("layer_open_backward", TORCH_BOX(&torchrnn::backward_open));
+  m.impl("stack", TORCH_BOX(&torchrnn::stack));
+  m.impl("stack_backward", TORCH_BOX(&torchrnn::stack_backward));
 }

@@ -1,16 +1,15 @@
 // A plan of sequences in one pass over the steps: what torchrnn/plan.py says in some forty small operations.
 #include <torch/csrc/stable/library.h>
 
-#include "tensors.h"
+#include "steps.h"
 
 namespace torchrnn {
 
-static Tensor whole_numbers(std::initializer_list<int64_t> sizes) {
-  int64_t strides[2] = {sizes.size() == 2 ? sizes.begin()[1] : 1, 1};
+static Tensor whole_numbers(int64_t size) {
+  int64_t stride = 1;
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides,
-                                                         aoti_torch_dtype_int64(), aoti_torch_device_type_cpu(), 0,
-                                                         &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &stride, aoti_torch_dtype_int64(),
+                                                         aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
 }
 
@@ -46,7 +45,7 @@ struct Segment {
 };
 
 // Rows of the batch, cut into segments: valid steps in order, segments in order, where each row's begin and end.
-struct Rows {
+struct Batch {
   std::vector<int64_t> steps, first, last;
   std::vector<Segment> segments;
 
@@ -82,15 +81,15 @@ static std::pair<int64_t, int64_t> order(std::vector<Segment>& segments) {
   return {S, longest};
 }
 
-static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool> plan(
-    int64_t B, int64_t T, int64_t M, bool batch_first, std::optional<Tensor> lengths, std::optional<Tensor> first,
-    std::optional<Tensor> mask, std::optional<Tensor> reset, bool to_zero, int64_t D) {
+static Tensor plan(int64_t B, int64_t T, int64_t M, bool batch_first, std::optional<Tensor> lengths,
+                   std::optional<Tensor> first, std::optional<Tensor> mask, std::optional<Tensor> reset, bool to_zero,
+                   int64_t D) {
   STD_TORCH_CHECK(B >= 0 && T >= 0 && M >= 0 && (D == 1 || D == 2), "B, T and M are sizes, D is 1 or 2, got ", B, ", ",
                   T, ", ", M, ", ", D);
   const int64_t *length = of_rows(lengths, B, "lengths"), *begin = of_rows(first, B, "first");
   Flags valid(mask, B, T, "mask", true), begins(reset, B, T, "reset", false);
   int64_t stride = batch_first ? 1 : B;
-  Rows rows;
+  Batch rows;
   rows.first.resize((size_t)B), rows.last.resize((size_t)B);
   rows.steps.reserve((size_t)M);
   for (int64_t b = 0; b < B; b++) {
@@ -101,42 +100,37 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool> plan(
   }
   auto [S, longest] = order(rows.segments);
   int64_t N = (int64_t)rows.steps.size();
-  Tensor steps = whole_numbers({N}), places = whole_numbers({M}), batch_sizes = whole_numbers({longest}),
-         starts = whole_numbers({D, S}), ends = whole_numbers({D, B});
-  int64_t *step = steps.mutable_data_ptr<int64_t>(), *place = places.mutable_data_ptr<int64_t>(),
-          *running = batch_sizes.mutable_data_ptr<int64_t>(), *start = starts.mutable_data_ptr<int64_t>(),
-          *end = ends.mutable_data_ptr<int64_t>();
+  const Plan plan{M, B, D};
+  Tensor numbers = whole_numbers(plan.size());
+  int64_t *p = numbers.mutable_data_ptr<int64_t>(), *step = p + plan.steps(), *running = p + plan.running();
   for (int64_t k = 0; k < longest; k++) running[k] = 0;
   for (const Segment& s : rows.segments)
     if (s.length) running[s.length - 1]++;
   for (int64_t k = longest - 1; k > 0; k--) running[k - 1] += running[k];
   std::vector<int64_t> before((size_t)longest + 1);
   for (int64_t k = 0; k < longest; k++) before[(size_t)k + 1] = before[(size_t)k] + running[k];
-  for (int64_t m = 0; m < M; m++) place[m] = N;
   for (const Segment& s : rows.segments) {
-    for (int64_t k = 0; k < s.length; k++) {
-      int64_t n = before[(size_t)k] + s.rank, from = rows.steps[(size_t)(s.start + k)];
-      step[n] = from, place[from] = n;
-    }
+    for (int64_t k = 0; k < s.length; k++) step[before[(size_t)k] + s.rank] = rows.steps[(size_t)(s.start + k)];
     if (s.length)
-      for (int64_t d = 0; d < D; d++) start[d * S + s.rank] = s.source[d];
+      for (int64_t d = 0; d < D; d++) p[plan.begin(d) + s.rank] = s.source[d];
   }
   bool idle = false;
   for (int64_t d = 0; d < D; d++)
     for (int64_t b = 0; b < B; b++) {
       const Segment& s = rows.segments[(size_t)(d ? rows.first : rows.last)[(size_t)b]];
-      end[d * B + b] = s.length ? s.rank : S + s.source[d];
+      p[plan.end(d) + b] = s.length ? s.rank : S + s.source[d];
       idle = idle || !s.length;
     }
-  return {steps, places, batch_sizes, starts, ends, idle};
+  p[Plan::COUNT] = N, p[Plan::SEGMENTS] = S, p[Plan::LONGEST] = longest, p[Plan::IDLE] = idle;
+  return numbers;
 }
 
 }  // namespace torchrnn
 
 STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
   m.def(
-      "plan(int B, int T, int M, bool batch_first, Tensor? lengths, Tensor? first, Tensor? mask, Tensor? reset, "
-      "bool to_zero, int D) -> (Tensor, Tensor, Tensor, Tensor, Tensor, bool)");
+      "plan(SymInt B, SymInt T, SymInt M, bool batch_first, Tensor? lengths, Tensor? first, Tensor? mask, Tensor? reset, "
+      "bool to_zero, int D) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("plan", TORCH_BOX(&torchrnn::plan)); }

@@ -35,11 +35,6 @@ struct Result {
   }
 };
 
-static const CellKernels& numbered(int64_t number) {
-  STD_TORCH_CHECK(number >= 0 && number < kernels().count, "torchrnn has no cell of the number ", number);
-  return kernels().cells[number];
-}
-
 // What the operators begin with: cell, x, h, c, w_ih, w_hh, b_ih, b_hh, bias. A cell of one state has its only one in
 // the place of c, too; without biases weights stand in their place.
 struct Step {
@@ -47,19 +42,30 @@ struct Step {
   const CellKernels& cell;
   Tensor x;
   Tensors states, weights;
+  Steps steps;
   bool bias, is_double;
 
-  explicit Step(StableIValue* stack) : cell(numbered(to<int64_t>(stack[0]))), x(to<Tensor>(stack[1])) {
+  explicit Step(StableIValue* stack) : cell(numbered(to<int64_t>(stack[0]))), x(dense_rows(to<Tensor>(stack[1]))) {
     states.reserve(2);
     weights.reserve(4);
-    for (int i = 2; i < 4; i++) states.push_back(to<Tensor>(stack[i]));
-    for (int i = 4; i < 8; i++) weights.push_back(to<Tensor>(stack[i]));
+    for (int i = 2; i < 4; i++) states.push_back(dense(to<Tensor>(stack[i])));
+    for (int i = 4; i < 8; i++) weights.push_back(dense(to<Tensor>(stack[i])));
     bias = to<bool>(stack[8]);
     is_double = x.scalar_type() == ScalarType::Double;
     if (cell.states == 1) states.pop_back();
-    if (!bias) weights.pop_back(), weights.pop_back();
     STD_TORCH_CHECK((int)states.size() == cell.states && states[0].dim() == 2, "step takes one or two states (B, H), ",
                     cell.name, " has ", cell.states);
+    steps.one(states[0].size(0));
+    expect(x, {steps.B, x.size(-1)}, "the input");
+    for (const Tensor& t : states) expect(t, {steps.B, states[0].size(1)}, "a state");
+  }
+
+  template <class T>
+  Request<T> request() const {
+    Request<T> made(cell, steps, 1, x.size(1), states[0].size(1), weights.data(), bias ? 4 : 2, bias);
+    made.set_input(steps.rows(x.const_data_ptr<T>(), 0, x.stride(0)));
+    for (int k = 0; k < cell.states; k++) made.set_initial(k, states[(size_t)k].const_data_ptr<T>());
+    return made;
   }
 };
 
@@ -68,13 +74,13 @@ struct Step {
 template <class T>
 static void forward_step(const Step& given, StableIValue* stack) {
   bool training = to<bool>(stack[Step::COUNT]);
-  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Request<T> request = given.request<T>();
   Layer<T>& layer = request.layer;
   Direction<T>& d = layer.direction[0];
   int64_t B = layer.shape.B, H = layer.shape.H;
   Result results[3];
   for (int k = 0; k < given.cell.states; k++) d.final[k] = results[k].make<T>(given.x, {B, H});
-  T* kept = training ? results[2].make<T>(given.x, {B * H + request.reserve_size()}) : nullptr;
+  T* kept = training ? results[2].make<T>(given.x, {B * H + request.kept(B)}) : nullptr;
   request.set_outputs(d.final[0], kept ? kept + B * H : nullptr);
   forward(given.cell, layer);
   if (kept) std::memcpy(kept, d.final[0], (size_t)(B * H) * sizeof(T));
@@ -88,11 +94,11 @@ static void backward_step(const Step& given, StableIValue* stack) {
   std::optional<Tensor> given_ends[2] = {to<std::optional<Tensor>>(stack[Step::COUNT + 1]),
                                          to<std::optional<Tensor>>(stack[Step::COUNT + 2])};
   int64_t needs = to<int64_t>(stack[Step::COUNT + 3]);
-  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Request<T> request = given.request<T>();
   Layer<T>& layer = request.layer;
   Direction<T>& d = layer.direction[0];
   int64_t B = layer.shape.B, I = layer.shape.I, H = layer.shape.H, GH = given.cell.gates * H;
-  expect(kept, {B * H + request.reserve_size()}, "what was kept for backward");
+  expect(kept, {B * H + request.kept(B)}, "what was kept for backward");
   T* outputs = const_cast<T*>(kept.const_data_ptr<T>());
   request.set_outputs(outputs, outputs + B * H);
   std::optional<Tensor> ends[2];
@@ -106,7 +112,7 @@ static void backward_step(const Step& given, StableIValue* stack) {
   auto wanted = [&](int i, std::initializer_list<int64_t> sizes) {
     return needs >> i & 1 ? results[i].make<T>(given.x, sizes) : nullptr;
   };
-  d.dx = request.rows_of(wanted(0, {B, I}), I);
+  d.dx = given.steps.rows(wanted(0, {B, I}), I);
   for (int k = 0; k < given.cell.states; k++) d.dinitial[k] = wanted(1 + k, {B, H});
   d.dw_ih = wanted(3, {GH, I});
   d.dw_hh = wanted(4, {GH, H});
@@ -120,7 +126,7 @@ static void backward_step(const Step& given, StableIValue* stack) {
 // The weights, packed for many steps.
 template <class T>
 static Tensor pack_weights(const Step& given) {
-  Request<T> request(given.cell, given.x, given.states, given.weights, std::nullopt, given.bias);
+  Request<T> request = given.request<T>();
   Tensor packed = fresh(given.x, {pack(given.cell, request.layer)});
   request.layer.packed = packed.mutable_data_ptr<T>();
   pack(given.cell, request.layer);
@@ -141,7 +147,7 @@ static void forward_packed(const CellKernels& cell, const Tensor& packed, const 
   expect(packed, {pack(cell, layer)}, "what was packed");
   layer.packed = const_cast<T*>(packed.const_data_ptr<T>());
   Direction<T>& d = layer.direction[0];
-  d.x = {x.const_data_ptr<T>(), 0, x.stride(0), nullptr};
+  d.x = {x.const_data_ptr<T>(), 0, x.stride(0), nullptr, nullptr};
   if (bias) d.b_hh = layer.packed;
   Result results[2];
   for (int k = 0; k < cell.states; k++) {
@@ -149,7 +155,7 @@ static void forward_packed(const CellKernels& cell, const Tensor& packed, const 
     d.initial[k] = states[k].const_data_ptr<T>();
     d.final[k] = results[k].make<T>(x, {B, H});
   }
-  d.y = {d.final[0], B * H, H, nullptr};
+  d.y = {d.final[0], B * H, H, nullptr, nullptr};
   forward(cell, layer);
   for (int i = 0; i < 2; i++) results[i].leave(stack[i]);
 }

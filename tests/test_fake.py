@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_map_only
 
 import torchrnn
 from torchrnn import _extension
+from torchrnn.backends import cpu
 
 pytestmark = needs_kernels
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 KINDS = ["RNN", "LSTM", "GRU"]
 FORMS = {
     "dense": {},
@@ -28,8 +30,8 @@ CALLS = [(k, f) for k in KINDS for f in FORMS if k == "LSTM" or "projection" not
 
 
 if _extension.missing() is None:
-    FORWARD = {torch.ops.torchrnn.layer.default, torch.ops.torchrnn.step.default}
-    BACKWARD = {torch.ops.torchrnn.layer_backward.default, torch.ops.torchrnn.step_backward.default}
+    FORWARD = {torch.ops.torchrnn.stack.default, torch.ops.torchrnn.step.default}
+    BACKWARD = {torch.ops.torchrnn.stack_backward.default, torch.ops.torchrnn.step_backward.default}
 
 
 class Recorder(TorchDispatchMode):
@@ -86,7 +88,9 @@ def test_fake_tensors(kind: str, form: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("kind", "form"), [("LSTM", f) for f in FORMS] + [("GRU", "lengths"), ("RNN", "one step")])
 def test_torch_s_own_checks(kind: str, form: str) -> None:
     for operator, arguments, _ in calls(kind, form):
-        torch.library.opcheck(operator, arguments)
+        # with lengths nobody writes, nor reads, what is kept of steps that do not count, and this check compares all
+        without = form == "lengths" and operator is torch.ops.torchrnn.stack.default and arguments[5] & cpu.TRAINING
+        torch.library.opcheck(operator, arguments, test_utils=CHECKS[:3] if without else CHECKS)
 
 
 def test_a_model_of_fake_tensors() -> None:

@@ -41,12 +41,13 @@ MAY_IMPORT = {
     "lazy": set(),
     "init": set(),
     "stack": {"call", "check", "check_states", "history", "parameters", "sequence"},
-    "history": {"call", "sequence"},
+    "history": {"backends", "call", "sequence"},  # how steps are packed
     "stream": {"activation", "backends", "call", "check", "layer", "stack", "state"},
     "_extension": {"_fake"},
-    "_fake": set(),
-    "backends/*": {"activation", "cell", "call", "regular", "_extension"},
-    "backends/cpu": {"activation", "backends", "call", "_extension"},  # its second derivatives are the reference's
+    "_fake": {"backends"},
+    "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
+    "backends/packing": {"call"},
+    "backends/reference": {"backends", "call"},
     "cells/*": {"cell", "layer", "arguments", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),

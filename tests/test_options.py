@@ -459,10 +459,10 @@ def test_a_step_takes_options_by_its_fourth_argument() -> None:
 @needs_kernels
 def test_operators_refuse_what_is_no_option() -> None:
     x, w = torch.randn(4, 2, 3), [torch.randn(4, 3), torch.randn(4, 4)]
-    given = ("rnn_tanh", x, [torch.zeros(1, 2, 4)], w, None, False, False, False)
+    given = (torch.ops.torchrnn.number("rnn_tanh"), x, [torch.zeros(1, 2, 4)], w, None)
     for activation, limit in ((-1, 1.0), (6, 1.0), (0, 0.0), (0, math.nan)):
         with pytest.raises(RuntimeError, match="there is no activation"):
-            torch.ops.torchrnn.layer_open(*given, activation, limit)
+            torch.ops.torchrnn.stack(*given, activation << 8, limit)
 
 
 @needs_kernels
@@ -471,13 +471,14 @@ def test_fake_operators_and_torchs_own_checks(kind: str) -> None:
     layer = LAYERS[kind](3, 5, cell_clip=0.5)
     cell, x = layer.cell, torch.randn(4, 2, 3)
     states, weights = [torch.zeros(1, 2, 5) for _ in cell.states], [p.detach() for p in layer.parameters()]
-    given = (cell.name, x, states, weights, None, True)
-    *results, y, reserve = torch.ops.torchrnn.layer_open(*given, True, False, 4, 0.5)
-    torch.library.opcheck(torch.ops.torchrnn.layer_open.default, (*given, True, True, 4, 0.5))
-    torch.library.opcheck(torch.ops.torchrnn.layer_open.default, (*given, False, False, 4, 0.5))
+    given = (torch.ops.torchrnn.number(cell.name), x, states, weights, None)
+    softsign, training = 4 << 8, cpu.BIAS + cpu.TRAINING
+    *results, reserve = torch.ops.torchrnn.stack(*given, softsign + training, 0.5)
+    for flags in (training + cpu.ALL, cpu.BIAS):
+        torch.library.opcheck(torch.ops.torchrnn.stack.default, (*given, softsign + flags, 0.5))
     needs = [1] * (1 + len(states) + len(weights))
-    backward = (*given, y, reserve, results[0], [None] * len(states), [], needs, 4, 0.5)
-    torch.library.opcheck(torch.ops.torchrnn.layer_open_backward.default, backward)
+    backward = (*given, softsign + training, 0.5, reserve, results[0], [None] * len(states), [], needs)
+    torch.library.opcheck(torch.ops.torchrnn.stack_backward.default, backward)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import torchrnn
 from torchrnn import _extension, plan
+from torchrnn.backends import cpu
+from torchrnn.backends.packing import move
 
 
 @pytest.fixture(params=["library", "torch"])
@@ -23,8 +25,8 @@ def maker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
-def random_plan(seed: int, batch_first: bool) -> tuple[plan.Plan, torch.Tensor]:
-    """A plan of some kind, and which steps it must hold (B, T)."""
+def random_steps(seed: int, batch_first: bool) -> tuple[plan.Steps, int, torch.Tensor]:
+    """Steps of some kind, for how many directions, and which of them count (B, T)."""
     torch.manual_seed(seed)
     B, T = torch.randint(1, 9, (2,)).tolist()
     mask, reset = torch.rand(T, B).t() < 0.6, torch.rand(B, T) < 0.3
@@ -33,18 +35,16 @@ def random_plan(seed: int, batch_first: bool) -> tuple[plan.Plan, torch.Tensor]:
     valid = torch.arange(T) < lengths.unsqueeze(1) if kind in (0, 1) else mask if kind < 4 else mask | True
     given: dict[str, Any] = {"lengths": lengths if kind in (0, 1) else None, "mask": mask if kind in (2, 3) else None}
     if kind in (1, 3, 4):
-        given |= {"reset": reset, "to_zero": seed % 2 == 0, "D": 1 + seed % 3 // 2}
-    return plan.make(B, T, B * T, batch_first, **given), valid
+        given |= {"reset": reset, "to_zero": seed % 2 == 0}
+    return plan.Steps(B, T, B * T, batch_first, **given), 1 + seed % 3 // 2, valid
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_every_valid_step_has_its_place(batch_first: bool, maker: str) -> None:
     for seed in range(60):
-        made, mask = random_plan(seed, batch_first)
-        valid = mask.flatten() if batch_first else mask.t().flatten()
+        steps, D, mask = random_steps(seed, batch_first)
+        made, valid = steps.plan(D), mask.flatten() if batch_first else mask.t().flatten()
         assert torch.equal(made.steps.sort()[0], valid.nonzero().squeeze(1))
-        assert torch.equal(made.places[made.steps], torch.arange(len(made.steps)))
-        assert bool((made.places[~valid] == len(made.steps)).all())
         assert int(made.batch_sizes.sum()) == len(made.steps)
         assert bool((made.batch_sizes.diff() <= 0).all())
         assert bool((made.batch_sizes > 0).all())
@@ -54,17 +54,18 @@ def test_every_valid_step_has_its_place(batch_first: bool, maker: str) -> None:
 @needs_kernels
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_both_makers_make_the_same(batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_library = [random_plan(seed, batch_first)[0] for seed in range(200)]
+    asked = [random_steps(seed, batch_first)[:2] for seed in range(200)]
+    by_library = [steps.plan(D) for steps, D in asked]
     monkeypatch.setattr(_extension, "missing", lambda: "for a test")
     for seed, fast in enumerate(by_library):
-        slow = random_plan(seed, batch_first)[0]
+        slow = asked[seed][0].plan(asked[seed][1])
         for name, a, b in zip(plan.Plan._fields, fast, slow, strict=True):
             same = tree_map(lambda p, q: torch.equal(p, q) if isinstance(p, torch.Tensor) else p == q, a, b)
             assert all(tree_leaves(same)), f"{name} of {seed}"
 
 
 def test_the_longest_comes_first_and_equals_keep_their_order(maker: str) -> None:
-    made = plan.make(4, 0, 7, True, torch.tensor([1, 3, 0, 3]), torch.tensor([0, 1, 4, 4]))
+    made = plan.Steps(4, 0, 7, True, torch.tensor([1, 3, 0, 3]), torch.tensor([0, 1, 4, 4])).plan(1)
     assert made.batch_sizes.tolist() == [3, 2, 2]
     assert made.steps.tolist() == [1, 4, 0, 2, 5, 3, 6]
     assert made.begin[0].tolist() == [1, 3, 0]
@@ -91,10 +92,32 @@ def test_the_library_reads_no_memory_that_is_not_its_own() -> None:
         {"lengths": None, "reset": torch.ones(2, 4)},
         {"lengths": None, "first": torch.tensor([0, 5])},
         {"lengths": None, "first": torch.tensor([-1, 0])},
-        {"lengths": None, "reset": torch.ones(2, 4) > 0, "D": 3},
     ):
         with pytest.raises(RuntimeError):
-            plan.make(2, 4, 8, True, **wrong)
+            plan.Steps(2, 4, 8, True, **wrong).numbers(1)
+    steps = plan.Steps(2, 4, 8, True, torch.tensor([3, 2]))
+    with pytest.raises(RuntimeError):
+        steps.numbers(3)
+    given = 0, torch.randn(2, 4, 3), [torch.zeros(1, 2, 5)], [torch.randn(5, 3), torch.randn(5, 5)]
+    good = steps.numbers(1)
+    for at, value in ((0, 9), (0, 4), (1, 9), (2, 9), (4, 8), (4, -1), (12, 3), (20, 3), (28, 5)):
+        bad = good.clone()
+        bad[at] = value
+        with pytest.raises(RuntimeError, match=r"a plan|batch_sizes"):
+            torch.ops.torchrnn.stack(*given, bad, cpu.PLANNED, 1.0)
+    with pytest.raises(RuntimeError, match="a plan must be"):
+        torch.ops.torchrnn.stack(*given, good[:-1], cpu.PLANNED, 1.0)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_where_rows_begin_and_end(batch_first: bool) -> None:
+    for seed in range(60):
+        steps, _, valid = random_steps(seed, batch_first)
+        B, T = valid.shape
+        for b, (last, first) in enumerate(zip(*(t.tolist() for t in steps.ends()), strict=True)):
+            there = [t for t in range(T) if valid[b, t]]
+            at = [b * T + t if batch_first else t * B + b for t in there] or [B * T]
+            assert (first, last) == (at[0], at[-1])
 
 
 @pytest.mark.parametrize("M", [4, 7])
@@ -103,11 +126,11 @@ def test_moving_there_and_back(M: int) -> None:
     places = torch.full((M,), 4)
     places[steps] = torch.arange(4)
     x, y = torch.randn(M, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
-    assert torch.equal(plan.move(x, steps, places), x[steps])
-    assert torch.equal(plan.move(plan.move(y, places, steps), steps, places), y)
+    assert torch.equal(move(x, steps, places), x[steps])
+    assert torch.equal(move(move(y, places, steps), steps, places), y)
     for rows, to, back in ((x, steps, places), (y, places, steps)):
         rows = rows.clone().requires_grad_()
-        assert gradcheck(lambda r, to=to, back=back: plan.move(r, to, back), (rows,), check_forward_ad=True)
-        assert gradgradcheck(lambda r, to=to, back=back: plan.move(r, to, back).square(), (rows,))
-        copies = torch.func.vmap(lambda r, to=to, back=back: plan.move(r, to, back))(torch.stack((rows, 3 * rows)))
-        assert torch.equal(copies[1], plan.move(3 * rows, to, back))
+        assert gradcheck(lambda r, to=to, back=back: move(r, to, back), (rows,), check_forward_ad=True)
+        assert gradgradcheck(lambda r, to=to, back=back: move(r, to, back).square(), (rows,))
+        copies = torch.func.vmap(lambda r, to=to, back=back: move(r, to, back))(torch.stack((rows, 3 * rows)))
+        assert torch.equal(copies[1], move(3 * rows, to, back))

@@ -8,73 +8,67 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchrnn.backends.cpu import ALL, BIAS, BIDIRECTIONAL, TRAINING
 
-@torch.library.register_fake("torchrnn::layer")
-def layer(
-    cell: str,
+
+@torch.library.register_fake("torchrnn::plan")
+def plan(
+    B: int,
+    T: int,
+    M: int,
+    batch_first: bool,
+    lengths: Tensor | None,
+    first: Tensor | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    to_zero: bool,
+    D: int,
+) -> Tensor:
+    """A plan of M steps: room for the most that it may hold."""
+    return torch.empty(4 + M * (2 + D) + D * B, dtype=torch.int64)
+
+
+@torch.library.register_fake("torchrnn::stack")
+def stack(
+    cell: int,
     x: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    bias: bool,
-    training: bool,
-    all: bool,
+    numbers: Tensor | None,
+    flags: int,
+    limit: float,
 ) -> list[Tensor]:
     """Output, final states, all states if asked for, and in training what backward needs.
 
     A single step has no output beside its states.
     """
-    return _layer(x, states, weights, bias, torch.ops.torchrnn.saved(cell) if training else None, all)
-
-
-@torch.library.register_fake("torchrnn::layer_open")
-def layer_open(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    bias: bool,
-    training: bool,
-    all: bool,
-    activation: int,
-    limit: float,
-) -> list[Tensor]:
-    """The same with options, which may need more for backward."""
-    plain = activation == 0 and limit == math.inf
-    return _layer(x, states, weights, bias, torch.ops.torchrnn.saved(cell, plain) if training else None, all)
-
-
-def _layer(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bias: bool, saved: int | None, all: bool
-) -> list[Tensor]:
-    """What both give; ``saved`` numbers are kept for each unit and step in training."""
     one_step = states[0].dim() == 2
-    D = 1 if one_step else states[0].size(0)
-    per_direction = len(weights) // D
-    projected = per_direction == (5 if bias else 3)
+    D = 2 if flags & BIDIRECTIONAL else 1
+    L = 1 if one_step else states[0].size(0) // D
+    per_direction = len(weights) // (L * D)
+    projected = per_direction == (5 if flags & BIAS else 3)
     P = states[0].size(-1)
     H = weights[per_direction - 1].size(1) if projected else P
+    M = x.numel() // x.size(-1)
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
-    N = x.numel() // x.size(-1)
-    results += [x.new_empty((D, N, H)) for _ in states[1:] if all]
-    if saved is not None:
-        results.append(x.new_empty(results[0].shape))
-        kept = saved + len(states) - 1 + projected
-        results.append(x.new_empty((D * N * H * kept,)))
+    if flags & ALL:
+        results += [x.new_empty((D, M, H)) for _ in states[1:]]
+    if flags & TRAINING:
+        saved = torch.ops.torchrnn.saved(cell, flags >> 8 == 0 and limit == math.inf)
+        results.append(x.new_empty((L * M * D * (P + H * (saved + len(states) - 1 + projected)),)))
     return results
 
 
-@torch.library.register_fake("torchrnn::layer_backward")
-def layer_backward(
-    cell: str,
+@torch.library.register_fake("torchrnn::stack_backward")
+def stack_backward(
+    cell: int,
     x: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    bias: bool,
-    y: Tensor,
+    numbers: Tensor | None,
+    flags: int,
+    limit: float,
     reserve: Tensor,
     dy: Tensor | None,
     dfinal: Sequence[Tensor | None],
@@ -82,33 +76,6 @@ def layer_backward(
     needs: Sequence[int],
 ) -> list[Tensor]:
     """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
-    return _layer_backward(x, states, weights, needs)
-
-
-@torch.library.register_fake("torchrnn::layer_open_backward")
-def layer_open_backward(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    bias: bool,
-    y: Tensor,
-    reserve: Tensor,
-    dy: Tensor | None,
-    dfinal: Sequence[Tensor | None],
-    dall: Sequence[Tensor | None],
-    needs: Sequence[int],
-    activation: int,
-    limit: float,
-) -> list[Tensor]:
-    """The same with options."""
-    return _layer_backward(x, states, weights, needs)
-
-
-def _layer_backward(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], needs: Sequence[int]
-) -> list[Tensor]:
     inputs = (x, *states, *weights)
     return [x.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
 

@@ -18,6 +18,8 @@ from torchrnn.cell import Cell
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchrnn.plan import Steps
+
 #: The backends by name, in order of preference: the first that does not refuse a call runs it.
 #: Filled by torchrnn.backends, since they import `Call` from here.
 BACKENDS: dict[str, ModuleType] = {}
@@ -32,7 +34,7 @@ class Call(NamedTuple):
     """
 
     cell: Cell
-    x: Tensor  # (T, B, I), packed (N, I), one step (B, I)
+    x: Tensor  # (T, B, I), packed (N, I), one step (B, I); with `steps` as those say
     states: tuple[Tensor, ...]  # each (L·D, B, H), one step (B, H)
     weights: Sequence[Any]  # by layer, then direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr]
     bias: bool
@@ -44,6 +46,7 @@ class Call(NamedTuple):
     one_step: bool = False
     all_states: bool = False  # wanted of every step, by `run_all`
     options: Options = PLAIN
+    steps: Steps | None = None  # which of the steps count, and where sequences begin; never with `batch_sizes`
 
 
 class Explanation(NamedTuple):

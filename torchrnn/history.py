@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
+from torchrnn.backends.packing import Packing
 from torchrnn.call import Call
-from torchrnn.sequence import Form, States
+from torchrnn.sequence import Dense, Form, States
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent
 
 
 class Happened(NamedTuple):
-    """One layer's call and its states at all steps, each (D, T, B, H), packed (D, N, H)."""
+    """One layer's call and its states at all steps, each (D, …, H) with the dimensions of the output."""
 
     call: Call
     states: States
@@ -87,13 +88,14 @@ def _shape_of(value: Tensor, front: tuple[str, ...]) -> str:
 def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happened]) -> Trace:
     """The trace of a call, in the rows of the user's batch."""
     names = (*layer.cell.states, *layer.cell.gates)
-    by_layer = [(*h.states, *gates(h)) for h in happened]  # each (D, T, B, H), packed (D, N, H)
-    joined = torch.cat([t.movedim(0, -2).flatten(-2) for values in by_layer for t in values], -1)
-    steps = _dense(form.leave(joined, finals)[0], layer.batch_first)  # (T, B, all features)
-    parts = iter(steps.split([t.size(0) * t.size(-1) for values in by_layer for t in values], -1))
-    D = 2 if layer.bidirectional else 1
-    restored = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in names] for _ in by_layer]
-    found = [list(of) for of in zip(*restored, strict=True)]  # by name, then layer: (D, T, B, H)
+    by_layer = [[*h.states, *gates(h)] for h in happened]  # each (D, …, H) with the dimensions of the backend's output
+    if not isinstance(form, Dense):
+        joined = torch.cat([_joined(t) for values in by_layer for t in values], -1)
+        steps = _dense(form.leave(joined, finals)[0], layer.batch_first)  # (T, B, all features)
+        parts = iter(steps.split([t.size(0) * t.size(-1) for values in by_layer for t in values], -1))
+        D = 2 if layer.bidirectional else 1
+        by_layer = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in names] for _ in by_layer]
+    found = [list(of) for of in zip(*by_layer, strict=True)]  # by name, then layer: (D, T, B, H)
     if not isinstance(layer.hidden_size, list):
         found = [torch.stack(of) for of in found]
     S = len(layer.cell.states)
@@ -105,6 +107,10 @@ def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happe
 def gates(of: Happened) -> list[Tensor]:
     """A layer's gates at all steps, shaped as its states: all steps at once, since all states are known."""
     call, states = of
+    if call.steps is not None:
+        packing = Packing(call)
+        packed = tuple(packing.move(_joined(s)).unflatten(-1, (s.size(0), -1)).movedim(-2, 0) for s in states)
+        return [packing.by_direction(gate) for gate in gates(Happened(packing.enter(), packed))]
     D, G = states[0].size(0), len(call.cell.gates)
     per_direction = len(call.weights) // D
     shape, x = call.x.shape[:-1], call.x.flatten(0, -2)
@@ -112,21 +118,30 @@ def gates(of: Happened) -> list[Tensor]:
     for d in range(D):
         w_ih, w_hh, *rest = call.weights[d * per_direction : (d + 1) * per_direction]
         b_ih, b_hh = rest[:2] if call.bias else (None, None)
-        before = _before(call, reverse=d == 1).to(x.device)
-        previous = tuple(
-            torch.cat((initial[d], s[d].flatten(0, -2))).index_select(0, before)
-            for initial, s in zip(call.states, states, strict=True)
-        )
+        previous = _previous(call, [s[d] for s in call.states], [s[d] for s in states], reverse=d == 1)
         pre = F.linear(x, w_ih, b_ih), F.linear(previous[0], w_hh, b_hh)
         values = call.cell.gate_values(*pre, previous, call.options)
         found.append([v.unflatten(0, shape) for v in values])
     return [torch.stack([found[d][g] for d in range(D)]) for g in range(G)]
 
 
-def _before(call: Call, *, reverse: bool) -> Tensor:
-    """For each step where its previous state stands among the initial states (B, H) and those of all steps."""
-    B = call.states[0].size(1)
-    sizes = torch.full((call.x.size(0),), B) if call.batch_sizes is None else call.batch_sizes
+def _joined(values: Tensor) -> Tensor:
+    """(D, …, H) -> (…, D·H)."""
+    return values.movedim(0, -2).flatten(-2)
+
+
+def _previous(call: Call, initial: list[Tensor], states: list[Tensor], *, reverse: bool) -> States:
+    """One direction's states before each step (steps, H), of the initial ones (B, H) and those of all steps."""
+    if call.batch_sizes is None:
+        if reverse:
+            return tuple(torch.cat((s, i[None]))[1:].flatten(0, 1) for i, s in zip(initial, states, strict=True))
+        return tuple(torch.cat((i[None], s))[:-1].flatten(0, 1) for i, s in zip(initial, states, strict=True))
+    before = _before(call.batch_sizes, reverse=reverse).to(call.x.device)
+    return tuple(torch.cat(both).index_select(0, before) for both in zip(initial, states, strict=True))
+
+
+def _before(sizes: Tensor, *, reverse: bool) -> Tensor:
+    """For each packed step where its previous state stands among the initial states (B, H) and those of all steps."""
     first = sizes.cumsum(0) - sizes
     time = torch.repeat_interleave(sizes)
     row = torch.arange(time.numel()) - first[time]
@@ -134,7 +149,7 @@ def _before(call: Call, *, reverse: bool) -> Tensor:
     there = (other >= 0) & (other < sizes.numel())
     other = other.clamp(0, max(sizes.numel() - 1, 0))
     there &= row < sizes[other]
-    return torch.where(there, B + first[other] + row, row)
+    return torch.where(there, sizes[:1].sum() + first[other] + row, row)
 
 
 def _dense(output: Any, batch_first: bool) -> Tensor:

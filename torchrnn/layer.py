@@ -205,8 +205,8 @@ class Recurrent(nn.Module):
             TypeError: an argument has the wrong type.
         """
         if isinstance(input, Proxy):
-            said = sequence.Steps(lengths, mask, reset, reset_to)._asdict()
-            default = sequence.Steps._field_defaults
+            said = sequence.Said(lengths, mask, reset, reset_to)._asdict()
+            default = sequence.Said._field_defaults
             given = {k: v for k, v in said.items() if v is not default[k]}
             return as_one_node(self, input, hx, **given, **({"return_all": True} if return_all else {}))
         call, form = self.request(input, hx, lengths, mask, reset, reset_to)
@@ -245,15 +245,15 @@ class Recurrent(nn.Module):
             or input.dtype != weights[0].dtype
             or input.device != weights[0].device
         ):
-            said = sequence.Steps(lengths, mask, reset, reset_to)
-            x, batch_sizes, form = sequence.enter(self, input, weights[0], said)
+            said = sequence.Said(lengths, mask, reset, reset_to)
+            x, batch_sizes, steps, form = sequence.enter(self, input, weights[0], said)
             if self.input_size is None:
                 if hx is not None:
                     stack.given(self, hx, (LD, *form.batch(x)), x)  # a call that is refused settles nothing
                 lazy.materialize(self, x.shape[-1])
                 weights = self._flat_weights
         else:
-            x, batch_sizes, form = sequence.plain(input, self.batch_first)
+            x, batch_sizes, steps, form = sequence.plain(input, self.batch_first)
         if self._beyond:
             weights = stack.weights(self, weights)
             states = stack.initial(self, hx, LD, form, x)
@@ -275,6 +275,7 @@ class Recurrent(nn.Module):
             False,
             False,
             self._options,
+            steps,
         )
         return call._replace(all_states=True) if return_all else call, form
 

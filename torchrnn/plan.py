@@ -1,12 +1,13 @@
 """A plan of sequences: which steps of an input make up which independent sequence, and where all of them stand packed.
 
 Lengths, masks, resets, lists and nested tensors say the same thing in different words: the valid steps of an input fall
-into segments, each a sequence of its own. A plan packs them, longest first, into the form that every backend takes.
+into segments, each a sequence of its own. A plan packs them, longest first: our kernels read and write the steps where
+they stand, other backends have them moved.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,35 +23,16 @@ class Plan(NamedTuple):
     """
 
     steps: Tensor  # (N,) which step of the input each packed step is
-    places: Tensor  # (M,) where each step of the input stands packed; N: nowhere
-    batch_sizes: Tensor  # (longest segment,) segments still running at each step, on the CPU
+    batch_sizes: Tensor  # (longest segment,) segments still running at each step
     begin: tuple[Tensor, ...]  # by direction (one: both alike), (S,): the row whose given state it starts from; B: none
-    end: tuple[Tensor, ...]  # likewise (B,): the segment whose end is a row's final state; S + b: the state given for b
+    end: tuple[Tensor, ...]  # likewise (B,): the segment whose end is a row's final state; S + b: the state given for
+    # b; S + B: none
     S: int
-    fresh: bool  # whether some segment starts from zeros
     idle: bool  # whether some row's final state is no segment's
 
-    def to(self, device: torch.device) -> Plan:
-        """The same plan for tensors on ``device``."""
-        if device.type == "cpu":
-            return self
-        begin, end = (tuple(t.to(device) for t in ts) for ts in (self.begin, self.end))
-        return self._replace(steps=self.steps.to(device), places=self.places.to(device), begin=begin, end=end)
 
-
-def make(
-    B: int,
-    T: int,
-    M: int,
-    batch_first: bool,
-    lengths: Tensor | None,
-    first: Tensor | None = None,
-    mask: Tensor | None = None,
-    reset: Tensor | None = None,
-    to_zero: bool = True,
-    D: int = 1,
-) -> Plan:
-    """The plan of B rows.
+class Steps:
+    """Which steps of a batch count and where sequences begin, checked: what lengths, masks and the like come to.
 
     Args:
         B: rows.
@@ -62,24 +44,83 @@ def make(
         mask: (B, T) bool: steps where it is False are left out.
         reset: (B, T) bool: a segment begins there, beside those that begin at each row's first step.
         to_zero: whether the segments that begin at a reset start from zeros, not from the state given for their row.
-        D: directions. Where there is no reset, both are alike.
     """
-    if reset is None:
-        D = 1
-    if _by_library():
-        given = (B, T, M, batch_first, lengths, first, mask, reset, to_zero, D)
-        steps, places, batch_sizes, begin, end, idle = torch.ops.torchrnn.plan.default(*given)
-        fresh = to_zero and reset is not None
-        return Plan(steps, places, batch_sizes, begin.unbind(0), end.unbind(0), begin.size(1), fresh, idle)
-    if reset is not None:
-        return _of_resets(reset, to_zero, D, batch_first, lengths, mask)
-    if mask is not None:
-        return _of_mask(mask, batch_first)
-    if lengths is None:
-        lengths = torch.full((B,), T)
-    if first is None:
-        first = torch.arange(B) * (T if batch_first else 1)
-    return _of_rows(lengths, M, _pack(lengths, first, 1 if batch_first else B))
+
+    def __init__(
+        self,
+        B: int,
+        T: int,
+        M: int,
+        batch_first: bool,
+        lengths: Tensor | None = None,
+        first: Tensor | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        to_zero: bool = True,
+    ) -> None:
+        self.B, self.T, self.M, self.batch_first = B, T, M, batch_first
+        self.lengths, self.first, self.mask, self.reset, self.to_zero = lengths, first, mask, reset, to_zero
+        self._numbers: dict[int, Tensor] = {}  # layers of one size of stack ask for the same
+
+    def numbers(self, D: int) -> Tensor:
+        """The plan for D directions as our kernels take it: one int64 tensor of what csrc/steps.h says."""
+        if D not in self._numbers:
+            self._numbers[D] = torch.ops.torchrnn.plan.default(
+                self.B,
+                self.T,
+                self.M,
+                self.batch_first,
+                self.lengths,
+                self.first,
+                self.mask,
+                self.reset,
+                self.to_zero,
+                D,
+            )
+        return self._numbers[D]
+
+    def plan(self, D: int) -> Plan:
+        """The same for backends that know packed sequences only."""
+        if self.reset is None:
+            D = 1
+        if _by_library():
+            return self._unpacked(self.numbers(D), D)
+        if self.reset is not None:
+            return _of_resets(self.reset, self.to_zero, D, self.batch_first, self.lengths, self.mask)
+        if self.mask is not None:
+            return _of_mask(self.mask, self.batch_first)
+        lengths = torch.full((self.B,), self.T) if self.lengths is None else self.lengths
+        return _of_rows(lengths, _pack(lengths, self._begins(), self._stride()))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether some segment may start from zeros."""
+        return self.to_zero and self.reset is not None
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Where each row's last and first step that counts stand in the input, (B,); M if none does."""
+        if self.mask is None:
+            lengths = torch.full((self.B,), self.T) if self.lengths is None else self.lengths
+            first, last = torch.zeros_like(lengths), lengths - 1
+        else:
+            time = torch.arange(self.T)
+            first = torch.where(self.mask, time, self.T).amin(1)
+            last = torch.where(self.mask, time, -1).amax(1)
+        begins, stride, none = self._begins(), self._stride(), last < 0
+        return tuple(torch.where(none, self.M, begins + at * stride) for at in (last, first))  # pyright: ignore[reportReturnType]
+
+    def _begins(self) -> Tensor:
+        return torch.arange(self.B) * (self.T if self.batch_first else 1) if self.first is None else self.first
+
+    def _stride(self) -> int:
+        return 1 if self.batch_first else self.B
+
+    def _unpacked(self, numbers: Tensor, D: int) -> Plan:
+        B, M = self.B, self.M
+        N, S, longest, idle = numbers[:4].tolist()
+        _, steps, running, begin, end = numbers.split((4, M, M, D * M, D * B))
+        begins, ends = begin.view(D, M)[:, :S], end.view(D, B)
+        return Plan(steps[:N], running[:longest], begins.unbind(0), ends.unbind(0), S, bool(idle))
 
 
 def _by_library() -> bool:
@@ -93,15 +134,15 @@ def _of_mask(mask: Tensor, batch_first: bool) -> Plan:
     lengths = mask.sum(1)
     packed = _pack(lengths, lengths.cumsum(0) - lengths, 1)
     steps = _valid(mask, batch_first).index_select(0, packed.steps)
-    return _of_rows(lengths, mask.numel(), packed._replace(steps=steps))
+    return _of_rows(lengths, packed._replace(steps=steps))
 
 
-def _of_rows(lengths: Tensor, M: int, packed: _Packed) -> Plan:
+def _of_rows(lengths: Tensor, packed: _Packed) -> Plan:
     order, end, S, batch_sizes, steps = packed
     B = lengths.numel()
     if S < B:
         end = torch.where(lengths > 0, end, torch.arange(S, S + B))
-    return Plan(steps, _places(steps, M), batch_sizes, (order[:S],), (end,), S, False, S < B)
+    return Plan(steps, batch_sizes, (order[:S],), (end,), S, S < B)
 
 
 def _of_resets(
@@ -135,7 +176,7 @@ def _of_resets(
             idle = idle or bool(empty.any())
         begins.append(given.index_select(0, order[:S]))
         ends.append(to)
-    return Plan(steps, _places(steps, B * T), batch_sizes, tuple(begins), tuple(ends), S, to_zero, idle)
+    return Plan(steps, batch_sizes, tuple(begins), tuple(ends), S, idle)
 
 
 def _sources(reset: Tensor, to_zero: bool, row: Tensor, last: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -187,44 +228,3 @@ def _valid(mask: Tensor, batch_first: bool) -> Tensor:
         return mask.flatten().nonzero().squeeze(1)
     row, time = mask.nonzero(as_tuple=True)
     return time * mask.size(0) + row
-
-
-def _places(steps: Tensor, M: int) -> Tensor:
-    """The inverse of ``steps`` (N,): for each of M steps its place, or N."""
-    N = steps.numel()
-    return steps.new_full((M,), N).scatter_(0, steps, torch.arange(N))
-
-
-def move(x: Tensor, to: Tensor, back: Tensor) -> Tensor:
-    """The rows ``to`` (K,) of ``x`` (M, F), no row twice; where ``to`` is M, zeros. ``back`` (M,) is the way back.
-
-    Both ways read rows in the order in which they are written: with torch's own backward, which adds rows at an index,
-    the RNN of 256 units would spend a tenth of its time here.
-    """
-    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling() and transform() is None:
-        return _apply(x, (to, back))
-    return _moved(x, to, back)
-
-
-def _moved(x: Tensor, to: Tensor, back: Tensor) -> Tensor:
-    if to.numel() > back.numel():
-        x = torch.cat((x, x.new_zeros(1, x.size(1))))
-    return x.index_select(0, to)
-
-
-class _Move(torch.autograd.Function):
-    """`move` for autograd: the gradient takes the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ways: tuple[Tensor, Tensor]) -> Tensor:
-        ctx.ways = ways  # one argument and not saved: autograd looks at each tensor that is given to it
-        return _moved(x, *ways)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        to, back = ctx.ways
-        return move(gradients[0], back, to), None
-
-
-# Function.apply would first look for a torch.func transform, which `move` has excluded
-_apply = super(torch.autograd.Function, _Move).apply  # pyright: ignore[reportAttributeAccessIssue]

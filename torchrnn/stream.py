@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from torchrnn import check, stack
 from torchrnn.activation import PLAIN
-from torchrnn.backends import cpu
+from torchrnn.backends import cpu, step
 from torchrnn.call import Call, choose
 from torchrnn.layer import Recurrent
 from torchrnn.state import detach
@@ -185,7 +185,7 @@ class Stream:
             return None  # the layer's own way finds the words
         done = []
         for (h, c), weights_of in zip(steps, packed.by_layer, strict=True):
-            x, c = cpu.packed_step(call, weights_of, x, h, c)
+            x, c = step.packed_step(call, weights_of, x, h, c)
             done.append((x, x if c is None else c))
         self._steps = done
         return x
@@ -241,5 +241,5 @@ def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
     by_layer, of = [], len(call.weights) // layer.num_layers
     first, *_, last = (*call.states, *call.states)
     for k in range(layer.num_layers):
-        by_layer.append(cpu.pack(call, (first[k], last[k]), call.weights[k * of : (k + 1) * of]))
+        by_layer.append(step.pack(call, (first[k], last[k]), call.weights[k * of : (k + 1) * of]))
     return _Packed(_asked(layer), [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)

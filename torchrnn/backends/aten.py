@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from torchrnn.activation import PLAIN
+from torchrnn.backends import reference
+from torchrnn.backends.packing import by_packing
 from torchrnn.call import Call, transform
 
 _LAYERS = {"rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu, "lstm": torch.lstm, "gru": torch.gru}
@@ -40,6 +42,8 @@ def _projects(call: Call) -> bool:
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states by torch.lstm, torch.gru and so on; shapes as in the reference."""
+    if call.steps is not None:
+        return by_packing(_run_packed, call)[:2]
     name = call.cell.name
     states = call.states if name == "lstm" else call.states[0]
     if call.one_step:
@@ -53,3 +57,9 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         options = (call.bias, call.num_layers, call.dropout, call.training, call.bidirectional)
     output, *final = _LAYERS[name](*sequence, call.weights, *options)
     return output, tuple(final)
+
+
+def _run_packed(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    if not call.x.size(0):  # no step counts
+        return reference.run_all(call)
+    return *run(call), ()

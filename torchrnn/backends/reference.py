@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrnn.backends.packing import by_packing
 from torchrnn.call import Call
 
 
@@ -28,7 +29,9 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Output, final states, and the last layer's states at all steps, each (D, T, B, H), packed (D, N, H)."""
+    """Output, final states, and the last layer's states at all steps, each (D, …, H) with the output's dimensions."""
+    if call.steps is not None:
+        return by_packing(run_all, call)
     cell = partial(call.cell, options=call.options)
     if call.one_step:
         w_ih, w_hh, *biases = call.weights

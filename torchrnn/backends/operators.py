@@ -1,0 +1,83 @@
+"""Our operators as the CPU backend calls them, and what stands in for their backward to be differentiated again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchrnn import _extension
+from torchrnn.backends import reference
+from torchrnn.call import Call
+
+if TYPE_CHECKING:
+    from torchrnn.cell import Cell
+
+# narrow numbers are stored, never accumulated
+COMPUTED_IN = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+
+# cells that have kernels, with their numbers there: asked for at each step of a loop
+NUMBERS: dict[Cell, int] = {}
+
+
+def missing(cell: Cell) -> str | None:
+    """Why there is no kernel for a cell, or None."""
+    reason = _extension.missing()
+    if reason is None:
+        number = torch.ops.torchrnn.number(cell.name)
+        if number < 0:
+            return f"no kernel was generated for the cell {cell.name!r}"
+        NUMBERS[cell] = number
+    return reason
+
+
+class _Operators:
+    """The operators, looked up once: a look-up through torch.ops costs as much as checking a call."""
+
+    def __getattr__(self, name: str) -> Any:
+        overload = getattr(torch.ops.torchrnn, name).default
+        found = getattr(overload, "_op", overload)  # what the overload calls
+        setattr(self, name, found)
+        return found
+
+
+operators = _Operators()
+
+
+_functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_legacy_batched, _wrapped = _functorch.is_legacy_batchedtensor, _functorch.is_functorch_wrapped_tensor
+
+
+def batched(gradient: Tensor) -> bool:
+    """Whether a gradient stands for many: autograd.grad was asked for ``is_grads_batched``, or runs inside vmap."""
+    return _legacy_batched(gradient) or _wrapped(gradient)
+
+
+def reference_gradients(
+    call: Call, inputs: Sequence[Tensor], needs: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The same gradients by differentiating the reference, so that they can be differentiated again, or batched.
+
+    ``inputs`` are x, states and weights, which ``call`` is given.
+    """
+    again = torch.is_grad_enabled()
+    if not again:
+        inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
+    S = len(call.cell.states)
+    states, weights = tuple(inputs[1 : 1 + S]), inputs[1 + S :]
+    call = call._replace(x=inputs[0], states=states, weights=weights)
+    with torch.enable_grad():
+        y, finals, everything = reference.run_all(call._replace(all_states=len(gradients) > 1 + S))
+    results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
+    outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+    given = [g for _, g in outputs]
+    found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
+    return [next(found) if need else None for need in needs]

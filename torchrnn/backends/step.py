@@ -1,0 +1,99 @@
+"""Single steps of a cell on our own kernels, by operators that are quick to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchrnn.backends.operators import NUMBERS, batched, operators, reference_gradients
+from torchrnn.call import Call
+
+if TYPE_CHECKING:
+    from torchrnn.cell import Cell
+
+
+def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of a cell of one or two states, by operators that are quick to call."""
+    x, states, bias = call.x, call.states, call.bias
+    w_ih, w_hh, b_ih, b_hh = call.weights
+    h, c = states[0], states[-1]
+    if not bias:
+        b_ih = b_hh = w_ih  # in the place of what is not there
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or h.requires_grad
+        or c.requires_grad
+        or w_ih.requires_grad
+        or w_hh.requires_grad
+        or b_ih.requires_grad
+        or b_hh.requires_grad
+    ):
+        h, c = _apply_step(call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
+    else:
+        h, c, _ = operators.step(NUMBERS[call.cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)
+    return h, ((h,) if c is None else (h, c))
+
+
+def pack(call: Call, states: tuple[Tensor, Tensor], weights: Sequence[Any]) -> Tensor:
+    """The weights of one layer, packed for many steps of ``call``; ``states`` are the first and the last, (B, H)."""
+    w_ih, w_hh = weights[:2]
+    b_ih, b_hh = weights[2:4] if call.bias else (w_ih, w_ih)  # in the place of what is not there
+    x = w_ih.new_empty(states[0].size(0), w_ih.size(1))
+    return torch.ops.torchrnn.pack(NUMBERS[call.cell], x, *states, w_ih, w_hh, b_ih, b_hh, call.bias)
+
+
+def packed_step(call: Call, packed: Tensor, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
+    """One step with what `pack` has made: the new states, bit for bit those of the same step within a sequence."""
+    return operators.packed_step(NUMBERS[call.cell], packed, x, h, c, call.bias)
+
+
+class _Step(torch.autograd.Function):
+    """The operators of a step for autograd: x, states h and c, and weights -> the new states."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: Any, bias: bool, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+        h, c, kept = operators.step(NUMBERS[cell], *tensors, bias, True)
+        ctx.save_for_backward(*tensors, kept)
+        ctx.form = cell, bias
+        ctx.set_materialize_grads(False)
+        return h, c
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, h, c, w_ih, w_hh, b_ih, b_hh, kept = ctx.saved_tensors
+        dh, dc = gradients
+        cell, bias = ctx.form
+        needs = ctx.needs_input_grad
+        if torch.is_grad_enabled() or (dh is not None and batched(dh)) or (dc is not None and batched(dc)):
+            return _reference_step(cell, bias, (x, h, c, w_ih, w_hh, b_ih, b_hh), needs, gradients)
+        bits = _BITS.get(needs) or _bits(needs)
+        found = operators.step_backward(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, kept, dh, dc, bits)
+        return (None, None, *found)
+
+
+_BITS: dict[tuple[bool, ...], int] = {}
+
+
+def _bits(needs: tuple[bool, ...]) -> int:
+    """What a step's backward is asked for, as the operator takes it: the first bit is x."""
+    _BITS[needs] = sum(need << i for i, need in enumerate(needs[2:]))
+    return _BITS[needs]
+
+
+# Function.apply would first look for a torch.func transform, which `refuses` has done
+_apply_step = super(torch.autograd.Function, _Step).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _reference_step(
+    cell: Cell, bias: bool, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """What `_Step.backward` gives, by differentiating the reference."""
+    S = len(cell.states)
+    real = [*range(1 + S), *range(3, 7 if bias else 5)]  # not what stands in the place of what is not there
+    call = Call(cell, tensors[0], (), (), bias, one_step=True)
+    found = reference_gradients(call, [tensors[i] for i in real], [needs[2 + i] for i in real], gradients[:S])
+    by_place = dict(zip(real, found, strict=True))
+    return (None, None, *(by_place.get(i) for i in range(7)))
