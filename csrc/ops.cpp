@@ -254,6 +254,35 @@ static Tensors stack_backward(int64_t cell, const Tensor& x, const Tensors& stat
   return f(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall}, needs);
 }
 
+// The same for graphs, which people and exporters read: by names.
+static const CellKernels& known(const std::string& cell) {
+  const CellKernels* found = find(cell);
+  STD_TORCH_CHECK(found, "torchrnn has no kernel for the cell ", cell);
+  return *found;
+}
+static Said said(const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& plan, bool bias,
+                 bool bidirectional, bool training, int64_t activation, double limit) {
+  STD_TORCH_CHECK(!batch_sizes || !plan, "batch_sizes and plan do not go together");
+  return {bias, training, false, bidirectional, plan.has_value(), options_of(activation, limit)};
+}
+template <bool training>
+static Tensors recurrent(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                         const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& plan, bool bias,
+                         bool bidirectional, int64_t activation, double limit) {
+  auto f = x.scalar_type() == ScalarType::Double ? run_forward<double> : run_forward<float>;
+  return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
+           said(batch_sizes, plan, bias, bidirectional, training, activation, limit));
+}
+static Tensors recurrent_backward(const std::string& cell, const Tensor& x, const Tensors& states,
+                                  const Tensors& weights, const std::optional<Tensor>& batch_sizes,
+                                  const std::optional<Tensor>& plan, bool bias, bool bidirectional, int64_t activation,
+                                  double limit, const Tensor& reserve, const std::optional<Tensor>& dy,
+                                  const std::vector<std::optional<Tensor>>& dfinal, const std::vector<int64_t>& needs) {
+  auto f = x.scalar_type() == ScalarType::Double ? run_backward<double> : run_backward<float>;
+  return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
+           said(batch_sizes, plan, bias, bidirectional, true, activation, limit), reserve, {dy, dfinal, {}}, needs);
+}
+
 }  // namespace torchrnn
 
 STABLE_TORCH_LIBRARY(torchrnn, m) {
@@ -266,6 +295,14 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def(
       "stack_backward(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit, "
       "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
+  for (const char* name : {"recurrent", "recurrent_training"})
+    m.def((std::string(name) +
+           "(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, bool bias, "
+           "bool bidirectional, int activation, float limit) -> Tensor[]").c_str());
+  m.def(
+      "recurrent_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, "
+      "bool bias, bool bidirectional, int activation, float limit, Tensor reserve, Tensor? dy, Tensor?[] dfinal, "
+      "int[] needs) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
@@ -277,4 +314,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("stack", TORCH_BOX(&torchrnn::stack));
   m.impl("stack_backward", TORCH_BOX(&torchrnn::stack_backward));
+  m.impl("recurrent", TORCH_BOX(&torchrnn::recurrent<false>));
+  m.impl("recurrent_training", TORCH_BOX(&torchrnn::recurrent<true>));
+  m.impl("recurrent_backward", TORCH_BOX(&torchrnn::recurrent_backward));
 }

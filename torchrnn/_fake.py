@@ -1,4 +1,4 @@
-"""What the operators give without computing it: shapes for fake and meta tensors, as csrc/ops.cpp makes them."""
+"""What torch must know of the operators: shapes for fake and meta tensors, as csrc makes them, and autograd's way."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchrnn.backends import traced
 from torchrnn.backends.cpu import ALL, BIAS, BIDIRECTIONAL, TRAINING
 
 
@@ -42,22 +43,92 @@ def stack(
 
     A single step has no output beside its states.
     """
-    one_step = states[0].dim() == 2
+    plain = flags >> 8 == 0 and limit == math.inf
+    saved = torch.ops.torchrnn.saved(cell, plain) if flags & TRAINING else None
     D = 2 if flags & BIDIRECTIONAL else 1
+    return _stack(x, states, weights, bool(flags & BIAS), D, saved, bool(flags & ALL))
+
+
+@torch.library.register_fake("torchrnn::recurrent")
+def recurrent(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    plan: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+    activation: int,
+    limit: float,
+) -> list[Tensor]:
+    """Output and final states."""
+    return _stack(x, states, weights, bias, 2 if bidirectional else 1, None, False)
+
+
+@torch.library.register_fake("torchrnn::recurrent_training")
+def recurrent_training(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    plan: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+    activation: int,
+    limit: float,
+) -> list[Tensor]:
+    """Output, final states, and what backward needs."""
+    saved = torch.ops.torchrnn.saved(torch.ops.torchrnn.number(cell), activation == 0 and limit == math.inf)
+    return _stack(x, states, weights, bias, 2 if bidirectional else 1, saved, False)
+
+
+def _stack(
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: bool,
+    D: int,
+    saved: int | None,
+    all: bool,
+) -> list[Tensor]:
+    """What they give; ``saved`` numbers are kept for each unit and step in training."""
+    one_step = states[0].dim() == 2
     L = 1 if one_step else states[0].size(0) // D
     per_direction = len(weights) // (L * D)
-    projected = per_direction == (5 if flags & BIAS else 3)
+    projected = per_direction == (5 if bias else 3)
     P = states[0].size(-1)
     H = weights[per_direction - 1].size(1) if projected else P
-    M = x.numel() // x.size(-1)
+    M = x.shape[:-1].numel()
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
-    if flags & ALL:
+    if all:
         results += [x.new_empty((D, M, H)) for _ in states[1:]]
-    if flags & TRAINING:
-        saved = torch.ops.torchrnn.saved(cell, flags >> 8 == 0 and limit == math.inf)
+    if saved is not None:
         results.append(x.new_empty((L * M * D * (P + H * (saved + len(states) - 1 + projected)),)))
     return results
+
+
+@torch.library.register_fake("torchrnn::recurrent_backward")
+def recurrent_backward(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    plan: Tensor | None,
+    bias: bool,
+    bidirectional: bool,
+    activation: int,
+    limit: float,
+    reserve: Tensor,
+    dy: Tensor | None,
+    dfinal: Sequence[Tensor | None],
+    needs: Sequence[int],
+) -> list[Tensor]:
+    """As `stack_backward`."""
+    return _gradients((x, *states, *weights), needs)
 
 
 @torch.library.register_fake("torchrnn::stack_backward")
@@ -76,8 +147,14 @@ def stack_backward(
     needs: Sequence[int],
 ) -> list[Tensor]:
     """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
-    inputs = (x, *states, *weights)
-    return [x.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
+    return _gradients((x, *states, *weights), needs)
+
+
+def _gradients(inputs: Sequence[Tensor], needs: Sequence[int]) -> list[Tensor]:
+    return [t.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
+
+
+torch.library.impl("torchrnn::recurrent", "Autograd")(traced.differentiably)
 
 
 @torch.library.register_fake("torchrnn::step")

@@ -199,14 +199,17 @@ def _steps(said: Said, T: int, dims: tuple[int, ...], batch_first: bool) -> Step
         lengths = check_steps.lengths(said.lengths, T, dims)
     if said.mask is not None:
         mask = check_steps.flags("mask", said.mask, T, dims, batch_first)
-        mask = None if bool(said.mask.all()) else mask
     if said.reset is not None:
         reset = check_steps.flags("reset", said.reset, T, dims, batch_first)
-        reset = reset if bool(said.reset.any()) else None
-    if T == 0 or B == 0:
-        return None
-    if lengths is not None and int(lengths.min()) == T:
-        lengths = None
+    if not torch.compiler.is_compiling():  # a graph knows no numbers
+        if T == 0 or B == 0:
+            return None
+        if mask is not None and bool(mask.all()):
+            mask = None
+        if reset is not None and not bool(reset.any()):
+            reset = None
+        if lengths is not None and int(lengths.min()) == T:
+            lengths = None
     if lengths is None and mask is None and reset is None:
         return None
     return Steps(B, T, B * T, batch_first, lengths, None, mask, reset, said.reset_to == "zero")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrnn.activation import ACTIVATIONS, PLAIN
-from torchrnn.backends import step
+from torchrnn.backends import step, traced
 from torchrnn.backends.operators import COMPUTED_IN, NUMBERS, batched, missing, operators, reference_gradients
 from torchrnn.call import Call, transform
 
@@ -22,6 +22,8 @@ _tracing, _autocast = torch._C._get_tracing_state, torch._C._is_any_autocast_ena
 
 def refuses(call: Call) -> str | None:
     """Why our kernels cannot run this call, or None."""
+    if torch.compiler.is_compiling():
+        return _refuses_in_graph(call)
     if _tracing() is not None:
         return "torch.jit.trace is recording, which torch's kernels let generalise over time"
     if call.cell not in NUMBERS:
@@ -49,8 +51,22 @@ def refuses(call: Call) -> str | None:
     return transform()
 
 
+def _refuses_in_graph(call: Call) -> str | None:
+    """The same where torch.compile or torch.export traces: of tensors only what a graph knows."""
+    x = call.x
+    if not x.is_cpu:
+        return f"the input is on {x.device.type}"
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        return f"the input is {x.dtype}"
+    if _autocast():
+        return "autocast is active"
+    return traced.refusal(call.cell)
+
+
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
+    if torch.compiler.is_compiling():
+        return traced.run(call)
     if call.one_step:
         return step.run(call) if len(call.states) <= 2 and call.options is PLAIN else _other_step(call)
     return run_all(call)[:2]

@@ -1,0 +1,81 @@
+"""Calls that torch.compile or torch.export traces: one operator for a stack of layers, whatever the length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchrnn.activation import ACTIVATIONS
+from torchrnn.backends.operators import missing
+from torchrnn.call import Call
+
+
+@torch.compiler.assume_constant_result
+def refusal(cell: Any) -> str | None:
+    """Why there is no kernel for a cell; for a graph this is a constant."""
+    return missing(cell)
+
+
+def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Output and final states."""
+    steps = call.steps
+    results = torch.ops.torchrnn.recurrent(
+        call.cell.name,
+        call.x,
+        list(call.states),
+        list(call.weights if call.bias or not call.one_step else call.weights[:2]),
+        call.batch_sizes,
+        None if steps is None else steps.numbers(2 if call.bidirectional else 1),
+        call.bias,
+        call.bidirectional,
+        list(ACTIVATIONS).index(call.options.function),
+        call.options.limit,
+    )
+    return results[0], tuple(results if call.one_step else results[1:])
+
+
+def differentiably(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    plan: Tensor | None,
+    *rest: Any,
+) -> list[Tensor]:
+    """The operator `recurrent` where gradients may be asked for: what autograd calls."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights)):
+        return list(_Recurrent.apply((cell, len(states), *rest), batch_sizes, plan, x, *states, *weights))
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.torchrnn.recurrent(cell, x, states, weights, batch_sizes, plan, *rest)
+
+
+class _Recurrent(torch.autograd.Function):
+    """x, states and weights -> output and final states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, said: Any, batch_sizes: Tensor | None, plan: Tensor | None, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        cell, S, *rest = said
+        given = cell, x, list(tensors[:S]), list(tensors[S:]), batch_sizes, plan, *rest
+        *results, reserve = torch.ops.torchrnn.recurrent_training(*given)
+        ctx.save_for_backward(batch_sizes, plan, x, *tensors, reserve)
+        ctx.said = said
+        ctx.set_materialize_grads(False)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        batch_sizes, plan, x, *tensors, reserve = ctx.saved_tensors
+        cell, S, *rest = ctx.said
+        needs = ctx.needs_input_grad[3:]
+        one_step = tensors[0].dim() == 2
+        dy, dfinal = (None, gradients) if one_step else (gradients[0], gradients[1:])
+        given = cell, x, list(tensors[:S]), list(tensors[S:]), batch_sizes, plan, *rest
+        asked = [int(need) for need in needs]
+        found = torch.ops.torchrnn.recurrent_backward(*given, reserve, dy, list(dfinal), asked)
+        return (None, None, None, *(g if need else None for g, need in zip(found, needs, strict=True)))
