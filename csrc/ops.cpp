@@ -261,23 +261,28 @@ static const CellKernels& known(const std::string& cell) {
   return *found;
 }
 static Said said(const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& plan, bool bias,
-                 bool bidirectional, bool training, int64_t activation, double limit) {
+                 bool bidirectional, bool training, const std::string& activation, std::optional<double> limit) {
   STD_TORCH_CHECK(!batch_sizes || !plan, "batch_sizes and plan do not go together");
-  return {bias, training, false, bidirectional, plan.has_value(), options_of(activation, limit)};
+  static const char* const names[ACTIVATIONS] = {"tanh", "relu", "sigmoid", "linear", "softsign", "elu"};
+  int at = 0;
+  while (at < ACTIVATIONS && activation != names[at]) at++;
+  STD_TORCH_CHECK(at < ACTIVATIONS, "there is no activation ", activation);
+  return {bias, training, false, bidirectional, plan.has_value(), options_of(at, limit.value_or(Options().limit))};
 }
 template <bool training>
 static Tensors recurrent(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                          const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& plan, bool bias,
-                         bool bidirectional, int64_t activation, double limit) {
+                         bool bidirectional, const std::string& activation, std::optional<double> limit) {
   auto f = x.scalar_type() == ScalarType::Double ? run_forward<double> : run_forward<float>;
   return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
            said(batch_sizes, plan, bias, bidirectional, training, activation, limit));
 }
 static Tensors recurrent_backward(const std::string& cell, const Tensor& x, const Tensors& states,
                                   const Tensors& weights, const std::optional<Tensor>& batch_sizes,
-                                  const std::optional<Tensor>& plan, bool bias, bool bidirectional, int64_t activation,
-                                  double limit, const Tensor& reserve, const std::optional<Tensor>& dy,
-                                  const std::vector<std::optional<Tensor>>& dfinal, const std::vector<int64_t>& needs) {
+                                  const std::optional<Tensor>& plan, bool bias, bool bidirectional,
+                                  const std::string& activation, std::optional<double> limit, const Tensor& reserve,
+                                  const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
+                                  const std::vector<int64_t>& needs) {
   auto f = x.scalar_type() == ScalarType::Double ? run_backward<double> : run_backward<float>;
   return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
            said(batch_sizes, plan, bias, bidirectional, true, activation, limit), reserve, {dy, dfinal, {}}, needs);
@@ -298,10 +303,10 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   for (const char* name : {"recurrent", "recurrent_training"})
     m.def((std::string(name) +
            "(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, bool bias, "
-           "bool bidirectional, int activation, float limit) -> Tensor[]").c_str());
+           "bool bidirectional, str activation, float? limit) -> Tensor[]").c_str());
   m.def(
       "recurrent_backward(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, "
-      "bool bias, bool bidirectional, int activation, float limit, Tensor reserve, Tensor? dy, Tensor?[] dfinal, "
+      "bool bias, bool bidirectional, str activation, float? limit, Tensor reserve, Tensor? dy, Tensor?[] dfinal, "
       "int[] needs) -> Tensor[]");
 }
 

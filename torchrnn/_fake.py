@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchrnn.backends import traced
 from torchrnn.backends.cpu import ALL, BIAS, BIDIRECTIONAL, TRAINING
@@ -59,8 +61,8 @@ def recurrent(
     plan: Tensor | None,
     bias: bool,
     bidirectional: bool,
-    activation: int,
-    limit: float,
+    activation: str,
+    limit: float | None,
 ) -> list[Tensor]:
     """Output and final states."""
     return _stack(x, states, weights, bias, 2 if bidirectional else 1, None, False)
@@ -76,12 +78,19 @@ def recurrent_training(
     plan: Tensor | None,
     bias: bool,
     bidirectional: bool,
-    activation: int,
-    limit: float,
+    activation: str,
+    limit: float | None,
 ) -> list[Tensor]:
     """Output, final states, and what backward needs."""
-    saved = torch.ops.torchrnn.saved(torch.ops.torchrnn.number(cell), activation == 0 and limit == math.inf)
+    saved = _saved(cell, activation == "tanh" and limit is None)
     return _stack(x, states, weights, bias, 2 if bidirectional else 1, saved, False)
+
+
+@cache
+def _saved(cell: str, plain: bool) -> int:
+    """Asked outside of what is being traced: no question shall stand in a graph."""
+    with _disable_current_modes():
+        return torch.ops.torchrnn.saved(torch.ops.torchrnn.number(cell), plain)
 
 
 def _stack(
@@ -100,7 +109,7 @@ def _stack(
     projected = per_direction == (5 if bias else 3)
     P = states[0].size(-1)
     H = weights[per_direction - 1].size(1) if projected else P
-    M = x.shape[:-1].numel()
+    M = math.prod(x.shape[:-1])
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
     if all:
@@ -120,8 +129,8 @@ def recurrent_backward(
     plan: Tensor | None,
     bias: bool,
     bidirectional: bool,
-    activation: int,
-    limit: float,
+    activation: str,
+    limit: float | None,
     reserve: Tensor,
     dy: Tensor | None,
     dfinal: Sequence[Tensor | None],

@@ -48,8 +48,9 @@ def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, 
 def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
     """Check the lengths of a batch; give them as one dimension of int64 on the CPU."""
     try:
-        given = torch.as_tensor(lengths)
-        len(lengths)
+        given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths)
+        if given.dim() == 0:
+            raise TypeError("a single number")
     except (TypeError, ValueError, RuntimeError) as error:
         expected = f"{_letters(batch)} = {batch}"
         raise TypeError(f"lengths must be {expected} integers, a Tensor or a list, got {lengths!r}") from error

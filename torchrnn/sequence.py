@@ -87,7 +87,8 @@ class Packed(NamedTuple):
         return _rows(states, self.sequence.sorted_indices)
 
     def leave(self, output: Tensor, states: States) -> tuple[PackedSequence, States]:
-        return self.sequence._replace(data=output), _rows(states, self.sequence.unsorted_indices)
+        # torch.compile gives an empty tuple for _replace (torch 2.13)
+        return PackedSequence._make((output, *self.sequence[1:])), _rows(states, self.sequence.unsorted_indices)
 
     def ends(self, output: Tensor) -> tuple[Tensor, Tensor]:
         sizes = self.sequence.batch_sizes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchrnn import _extension
 from torchrnn.backends import reference
@@ -31,7 +32,8 @@ def missing(cell: Cell) -> str | None:
     """Why there is no kernel for a cell, or None."""
     reason = _extension.missing()
     if reason is None:
-        number = torch.ops.torchrnn.number(cell.name)
+        with _disable_current_modes():  # it shall not stand in a graph that is being traced
+            number = torch.ops.torchrnn.number(cell.name)
         if number < 0:
             return f"no kernel was generated for the cell {cell.name!r}"
         NUMBERS[cell] = number

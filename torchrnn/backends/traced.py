@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchrnn.activation import ACTIVATIONS
 from torchrnn.backends.operators import missing
 from torchrnn.call import Call
 
@@ -31,8 +31,8 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         None if steps is None else steps.numbers(2 if call.bidirectional else 1),
         call.bias,
         call.bidirectional,
-        list(ACTIVATIONS).index(call.options.function),
-        call.options.limit,
+        call.options.function,
+        None if call.options.limit == math.inf else call.options.limit,
     )
     return results[0], tuple(results if call.one_step else results[1:])
 
