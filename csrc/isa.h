@@ -48,7 +48,7 @@ template <class Cell>
 static constexpr CellKernels kernels_of(const char* name) {
   return {name, Cell::gates, Cell::states, Cell::saved, Cell::open::saved, Cell::columns,
           layer<Cell, float, forward>, layer<Cell, float, backward>, layer<Cell, double, forward>, layer<Cell, double, backward>,
-          layer<Cell, float, pack>, layer<Cell, double, pack>};
+          layer<Cell, float, pack>, layer<Cell, double, pack>, Cell::kept, Cell::open::kept};
 }
 
 #define TORCHRNN_ROW(cell) kernels_of<cell>(#cell),

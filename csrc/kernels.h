@@ -16,6 +16,7 @@ struct CellKernels {
   void (*backward_double)(const Layer<double>&);
   int64_t (*pack_float)(const Layer<float>&);
   int64_t (*pack_double)(const Layer<double>&);
+  const char *kept, *kept_open;  // names of what is saved
 };
 
 struct Kernels {

@@ -28,6 +28,9 @@ static int64_t number(const std::string& cell) {
 // Numbers kept for backward for each step and unit: the fake kernels ask, so that they need no table of their own.
 static int64_t saved(int64_t cell, bool plain) { return plain ? numbered(cell).saved : numbered(cell).saved_open; }
 
+// Their names, separated by spaces.
+static std::string kept(int64_t cell, bool plain) { return plain ? numbered(cell).kept : numbered(cell).kept_open; }
+
 // The rows of all steps (D, N, H) to those of the input's (D, M, H), zero where a step does not count.
 template <class T>
 static void spread(const Steps& steps, int64_t D, int64_t H, const T* from, T* to) {
@@ -294,6 +297,7 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
   m.def("number(str cell) -> int");
   m.def("saved(int cell, bool plain) -> int");
+  m.def("kept(int cell, bool plain) -> str");
   m.def(
       "stack(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit) "
       "-> Tensor[]");
@@ -314,6 +318,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&torchrnn::isa));
   m.impl("number", TORCH_BOX(&torchrnn::number));
   m.impl("saved", TORCH_BOX(&torchrnn::saved));
+  m.impl("kept", TORCH_BOX(&torchrnn::kept));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {

@@ -65,6 +65,29 @@ def test_the_trace_is_what_happens_in_the_loop(name: str, backend: str, options:
 
 @everywhere
 @pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("said", [*SAID, "packed", "list"])
+def test_without_gradients_it_is_the_same(name: str, backend: str, options: str, said: str) -> None:
+    layer = build(name, OPTIONS[options])
+    x: Any = torch.randn(T, B, I, **F64)
+    call = dict(SAID.get(said, {}))
+    if layer.batch_first:
+        x = x.transpose(0, 1)
+        call = {k: v.t() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    if said in ("packed", "list"):
+        x = [torch.randn(n, I, **F64) for n in (2, 5, 1, 3)]
+    if said == "packed":
+        x = pack_sequence(x, enforce_sorted=False)
+    with torchrnn.use(backend):
+        expected = layer(x, return_all=True, **call)[2]
+        with torch.no_grad():
+            found = layer(x, return_all=True, **call)[2]
+    for name in expected:
+        for a, b in zip(tensors(getattr(found, name)), tensors(getattr(expected, name)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@everywhere
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("form", ["list", "jagged", "packed", "unbatched", "batches", "no steps", "no rows"])
 def test_every_form_of_input(name: str, backend: str, options: str, form: str) -> None:
     layer = build(name, OPTIONS[options])

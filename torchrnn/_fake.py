@@ -8,10 +8,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchrnn.backends import traced
 from torchrnn.backends.cpu import ALL, BIAS, BIDIRECTIONAL, TRAINING
+from torchrnn.backends.operators import unseen
 
 
 @torch.library.register_fake("torchrnn::plan")
@@ -88,9 +88,7 @@ def recurrent_training(
 
 @cache
 def _saved(cell: str, plain: bool) -> int:
-    """Asked outside of what is being traced: no question shall stand in a graph."""
-    with _disable_current_modes():
-        return torch.ops.torchrnn.saved(torch.ops.torchrnn.number(cell), plain)
+    return unseen(torch.ops.torchrnn.saved, unseen(torch.ops.torchrnn.number, cell), plain)
 
 
 def _stack(

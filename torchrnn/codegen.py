@@ -71,9 +71,9 @@ class Functor(NamedTuple):
         return f"static constexpr bool {which}[states] = {{{', '.join(values)}}};"
 
     @property
-    def saved(self) -> str:
-        """The line that says how many values are kept."""
-        return f"static constexpr int saved = {len(self.plan.kept)};  // kept for backward: {self.kept}"
+    def saved(self) -> tuple[str, str]:
+        """The lines that say how many values are kept for backward, and what the step calls them."""
+        return f"static constexpr int saved = {len(self.plan.kept)};", f'static constexpr char kept[] = "{self.kept}";'
 
 
 def _functor(cell: Cell, *, plain: bool) -> Functor:
@@ -94,7 +94,7 @@ def _functor(cell: Cell, *, plain: bool) -> Functor:
         _standing(given) | options,
         names,
     )
-    return Functor(plan, " ".join(names[v] for v in plan.kept) or "nothing", forward, backward)
+    return Functor(plan, " ".join(names[v] for v in plan.kept), forward, backward)
 
 
 def _names(step: Step, plan: Plan, cell: Cell) -> dict[Value, str]:
@@ -213,7 +213,7 @@ def _struct(cell: Cell, plain: Functor, free: Functor) -> str:
         f"  static constexpr int states = {len(cell.states)};  // {' '.join(cell.states)}",
         f"  static constexpr int extra = {extra};  // gates whose x- and h-parts are not only added",
         "  static constexpr int columns = gates + extra;",
-        f"  {plain.saved}",
+        *(f"  {line}" for line in plain.saved),
         f"  static constexpr int h_column[gates] = {{{', '.join(map(str, plain.plan.h_column))}}};",
         *(f"  {plain.flags(cell, which)}" for which in ("reads", *reads)),
         "",
@@ -225,7 +225,7 @@ def _struct(cell: Cell, plain: Functor, free: Functor) -> str:
         "",
         "  // The same with options that are known when it runs: what `activate` is, and where `clip` begins.",
         "  struct open {",
-        f"    {free.saved}",
+        *(f"    {line}" for line in free.saved),
         *(f"    {free.flags(cell, which)}" for which in reads),
         "",
         *_function("forward", "pre previous", "next keep", free.forward, "  "),

@@ -23,6 +23,7 @@ class Happened(NamedTuple):
 
     call: Call
     states: States
+    gates: States = ()  # where the backend has them: likewise
 
 
 class Trace:
@@ -97,7 +98,7 @@ def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happe
         by_layer = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in names] for _ in by_layer]
     found = [list(of) for of in zip(*by_layer, strict=True)]  # by name, then layer: (D, T, B, H)
     if not isinstance(layer.hidden_size, list):
-        found = [torch.stack(of) for of in found]
+        found = [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in found]
     S = len(layer.cell.states)
     return Trace(
         dict(zip(layer.cell.states, found[:S], strict=True)), dict(zip(layer.cell.gates, found[S:], strict=True))
@@ -106,7 +107,9 @@ def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happe
 
 def gates(of: Happened) -> list[Tensor]:
     """A layer's gates at all steps, shaped as its states: all steps at once, since all states are known."""
-    call, states = of
+    call, states, known = of
+    if known:
+        return list(known)
     if call.steps is not None:
         packing = Packing(call)
         packed = tuple(packing.move(_joined(s)).unflatten(-1, (s.size(0), -1)).movedim(-2, 0) for s in states)

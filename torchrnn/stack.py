@@ -135,7 +135,7 @@ def _by_layer(layer: Recurrent, call: Call, happened: list[Happened]) -> tuple[T
         one = call._replace(x=y, states=states, weights=mine, num_layers=1, dropout=0.0)
         if call.all_states:
             output, final, everything = choose(one).run_all(one)
-            happened.append(Happened(one, everything))
+            happened.append(Happened(one, everything[:number], everything[number:]))
         else:
             output, final = choose(one).run(one)
         if D == 2 and (layer.return_sequences or k < L - 1):

@@ -4,7 +4,8 @@ struct gru {
   static constexpr int states = 1;  // h
   static constexpr int extra = 1;  // gates whose x- and h-parts are not only added
   static constexpr int columns = gates + extra;
-  static constexpr int saved = 4;  // kept for backward: r z n h_n
+  static constexpr int saved = 4;
+  static constexpr char kept[] = "r z n h_n";
   static constexpr int h_column[gates] = {0, 1, 3};
   static constexpr bool reads[states] = {true};
   static constexpr bool backward_reads_previous[states] = {true};
@@ -45,7 +46,8 @@ struct gru {
 
   // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
   struct open {
-    static constexpr int saved = 4;  // kept for backward: r z n h_n
+    static constexpr int saved = 4;
+    static constexpr char kept[] = "r z n h_n";
     static constexpr bool backward_reads_previous[states] = {true};
     static constexpr bool backward_reads_new[states] = {false};
 

@@ -4,7 +4,8 @@ struct lstm {
   static constexpr int states = 2;  // h c
   static constexpr int extra = 0;  // gates whose x- and h-parts are not only added
   static constexpr int columns = gates + extra;
-  static constexpr int saved = 4;  // kept for backward: i f g o
+  static constexpr int saved = 4;
+  static constexpr char kept[] = "i f g o";
   static constexpr int h_column[gates] = {0, 1, 2, 3};
   static constexpr bool reads[states] = {false, true};
   static constexpr bool backward_reads_previous[states] = {false, true};
@@ -49,7 +50,8 @@ struct lstm {
 
   // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
   struct open {
-    static constexpr int saved = 4;  // kept for backward: i f g o
+    static constexpr int saved = 4;
+    static constexpr char kept[] = "i f g o";
     static constexpr bool backward_reads_previous[states] = {false, true};
     static constexpr bool backward_reads_new[states] = {false, true};
 

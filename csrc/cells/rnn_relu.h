@@ -4,7 +4,8 @@ struct rnn_relu {
   static constexpr int states = 1;  // h
   static constexpr int extra = 0;  // gates whose x- and h-parts are not only added
   static constexpr int columns = gates + extra;
-  static constexpr int saved = 0;  // kept for backward: nothing
+  static constexpr int saved = 0;
+  static constexpr char kept[] = "";
   static constexpr int h_column[gates] = {0};
   static constexpr bool reads[states] = {false};
   static constexpr bool backward_reads_previous[states] = {false};
@@ -28,7 +29,8 @@ struct rnn_relu {
 
   // The same with options that are known when it runs: what `activate` is, and where `clip` begins.
   struct open {
-    static constexpr int saved = 1;  // kept for backward: t0
+    static constexpr int saved = 1;
+    static constexpr char kept[] = "t0";
     static constexpr bool backward_reads_previous[states] = {false};
     static constexpr bool backward_reads_new[states] = {false};
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from torchrnn.activation import ACTIVATIONS, PLAIN
 from torchrnn.backends import step, traced
 from torchrnn.backends.operators import COMPUTED_IN, NUMBERS, batched, missing, operators, reference_gradients
+from torchrnn.backends.packing import Packing
 from torchrnn.call import Call, transform
+from torchrnn.cell import Cell
 
 # what `flags` says, beside the number of the activation from bit 8 on; as Said in csrc/stack.h
 BIAS, TRAINING, ALL, BIDIRECTIONAL, PLANNED = 1, 2, 4, 8, 16
@@ -38,9 +41,10 @@ def refuses(call: Call) -> str | None:
         if dtype not in COMPUTED_IN:
             return f"the input is {dtype}; the kernels take float32, float64, bfloat16 and float16"
         plain = call.options is PLAIN  # torch's kernels would take it
-        if plain and (call.one_step or (call.batch_sizes is None and x.size(0) == 1)):
+        dense = call.batch_sizes is None and call.steps is None
+        if plain and (call.one_step or (dense and x.size(0) == 1)):
             return f"a single step in {dtype} costs less than its casts to float32"
-        if plain and dtype is torch.bfloat16 and call.cell.name == "lstm" and call.batch_sizes is None:
+        if plain and dtype is torch.bfloat16 and call.cell.name == "lstm" and dense:
             return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
@@ -73,7 +77,10 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Output, final states, and the last layer's states at all steps if wanted; shapes as in the reference."""
+    """Output, final states, and the last layer's states at all steps if wanted; shapes as in the reference.
+
+    After those the gates, where no gradient is asked for and they are among what the kernels keep.
+    """
     if COMPUTED_IN[call.x.dtype] is not call.x.dtype:
         y, *more = run_all(_widened(call))
         finals, everything = (tuple(s.to(call.x.dtype) for s in states) for states in more)
@@ -83,11 +90,40 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
     y, *rest = _stack(call)
     S = len(call.states)
     finals, everything = tuple(rest[:S]), tuple(rest[S:])
-    if call.all_states:
-        D, steps = 2 if call.bidirectional else 1, y.shape[:-1]
-        first = y.unflatten(-1, (D, -1)).movedim(-2, 0)
-        everything = (first, *(s.view(D, *steps, -1) for s in everything))
-    return y, finals, everything
+    if not call.all_states:
+        return y, finals, ()
+    D, steps = 2 if call.bidirectional else 1, y.shape[:-1]
+    first = y.unflatten(-1, (D, -1)).movedim(-2, 0)
+    all_states = (first, *(s.view(D, *steps, -1) for s in everything[: S - 1]))
+    return y, finals, (*all_states, *_gates(call, everything[S - 1 :], y, D))
+
+
+@cache
+def _kept(cell: Cell, plain: bool) -> list[str]:
+    """What the kernels keep of a step, by name."""
+    return torch.ops.torchrnn.kept(NUMBERS[cell], plain).split()
+
+
+def _keeps_gates(call: Call) -> bool:
+    """Whether all gates are among what the kernels keep of a layer."""
+    return call.num_layers == 1 and {*call.cell.gates} <= {*_kept(call.cell, call.options == PLAIN)}
+
+
+def _gates(call: Call, reserve: Sequence[Tensor], y: Tensor, D: int) -> list[Tensor]:
+    """The gates, shaped as the states: for each direction what was kept begins with (N, names, H)."""
+    if not reserve:
+        return []
+    names = _kept(call.cell, call.options == PLAIN)
+    H, N = call.weights[0].size(0) // len(call.cell.gates), y.shape[:-1].numel()
+    packing = None if call.steps is None else Packing(call)
+    if packing is not None:
+        N = packing.steps.numel()
+    all_kept = reserve[0][y.numel() :]
+    projected = len(call.weights) // D == (5 if call.bias else 3)
+    size = N * H * (len(names) + len(call.states) - 1 + projected)
+    kept = all_kept[: D * size].view(D, size)[:, : N * len(names) * H].view(D, N, len(names), H)
+    found = [kept[:, :, names.index(gate)] for gate in call.cell.gates]
+    return [g.unflatten(1, y.shape[:-1]) if packing is None else packing.by_direction(g) for g in found]
 
 
 def _widened(call: Call) -> Call:
@@ -137,6 +173,8 @@ def _stack(call: Call) -> Sequence[Tensor]:
         # the call itself would hold tensors past the hooks of saved tensors
         form = call.cell, flags + TRAINING, options, call.steps, call.one_step
         return _apply(form, numbers, x, *states, *weights)
+    if call.all_states and _keeps_gates(call):
+        flags += TRAINING
     return operators.stack(NUMBERS[call.cell], x, states, weights, numbers, flags, options.limit)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchrnn import _extension
 from torchrnn.backends import reference
@@ -28,12 +27,19 @@ COMPUTED_IN = {
 NUMBERS: dict[Cell, int] = {}
 
 
+def unseen(operator: Any, *args: Any) -> Any:
+    """What an operator gives, outside of any graph that is being traced: no question shall stand in one."""
+    from torch.utils._python_dispatch import _disable_current_modes  # loads sympy
+
+    with _disable_current_modes():
+        return operator(*args)
+
+
 def missing(cell: Cell) -> str | None:
     """Why there is no kernel for a cell, or None."""
     reason = _extension.missing()
     if reason is None:
-        with _disable_current_modes():  # it shall not stand in a graph that is being traced
-            number = torch.ops.torchrnn.number(cell.name)
+        number = unseen(torch.ops.torchrnn.number, cell.name)
         if number < 0:
             return f"no kernel was generated for the cell {cell.name!r}"
         NUMBERS[cell] = number

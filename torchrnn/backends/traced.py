@@ -13,10 +13,13 @@ from torchrnn.backends.operators import missing
 from torchrnn.call import Call
 
 
-@torch.compiler.assume_constant_result
 def refusal(cell: Any) -> str | None:
     """Why there is no kernel for a cell; for a graph this is a constant."""
     return missing(cell)
+
+
+# as torch.compiler.assume_constant_result does, which imports all of the compiler: a second and more
+refusal._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
