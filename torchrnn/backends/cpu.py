@@ -60,19 +60,20 @@ def _refuses_in_graph(call: Call) -> str | None:
     x = call.x
     if not x.is_cpu:
         return f"the input is on {x.device.type}"
-    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+    if x.dtype not in COMPUTED_IN:
         return f"the input is {x.dtype}"
     if _autocast():
         return "autocast is active"
+    if call.all_states:
+        return "the states of all steps are wanted"
     return traced.refusal(call.cell)
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
-    if torch.compiler.is_compiling():
-        return traced.run(call)
     if call.one_step:
-        return step.run(call) if len(call.states) <= 2 and call.options is PLAIN else _other_step(call)
+        plain = len(call.states) <= 2 and call.options is PLAIN and not torch.compiler.is_compiling()
+        return step.run(call) if plain else _other_step(call)
     return run_all(call)[:2]
 
 
@@ -159,6 +160,8 @@ def _other_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def _stack(call: Call) -> Sequence[Tensor]:
     """Output, final states and all states if wanted; of a single step the new states alone."""
+    if torch.compiler.is_compiling():
+        return traced.stack(call)
     x, states, weights = call.x, call.states, call.weights
     flags = call.bias + ALL * call.all_states + BIDIRECTIONAL * call.bidirectional
     numbers, options = call.batch_sizes, call.options

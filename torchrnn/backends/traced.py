@@ -22,14 +22,14 @@ def refusal(cell: Any) -> str | None:
 refusal._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Output and final states."""
+def stack(call: Call) -> list[Tensor]:
+    """Output and final states; of a single step the new states alone."""
     steps = call.steps
-    results = torch.ops.torchrnn.recurrent(
+    return torch.ops.torchrnn.recurrent(
         call.cell.name,
         call.x,
         list(call.states),
-        list(call.weights if call.bias or not call.one_step else call.weights[:2]),
+        list(call.weights),
         call.batch_sizes,
         None if steps is None else steps.numbers(2 if call.bidirectional else 1),
         call.bias,
@@ -37,7 +37,6 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         call.options.function,
         None if call.options.limit == math.inf else call.options.limit,
     )
-    return results[0], tuple(results if call.one_step else results[1:])
 
 
 def differentiably(
