@@ -1,4 +1,4 @@
-"""torch.compile and torch.export: one operator in a graph, whatever the length, with the loop's results and gradients."""
+"""torch.compile and torch.export: one operator in a graph whatever the length; the loop's results and gradients."""
 
 import copy
 from typing import Any
@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils._pytree import tree_leaves
 
 import torchrnn
+from torchrnn.plan import Steps
 
 pytestmark = needs_kernels
 T, B, I = 5, 4, 3
@@ -181,7 +182,8 @@ def test_what_is_exported_can_be_trained() -> None:
     again: Any = exported(copy.deepcopy(model), strict=False).module()
     x, lengths = torch.randn(7, 3, I), torch.tensor([7, 0, 4])
     for m in (model, again):
-        sum(t.sin().sum() for t in m(x, lengths)).backward()
+        scores, h = m(x, lengths)
+        (scores.sin().sum() + h.sin().sum()).backward()
     assert len(list(model.parameters())) == len(list(again.parameters())) == 18
     gradients = dict(again.named_parameters())
     for name, parameter in model.named_parameters():
@@ -192,7 +194,7 @@ def test_autograd_of_the_operator_itself() -> None:
     layer = torchrnn.LSTM(I, 4, bidirectional=True)
     x = torch.randn(T, B, I)
     states, weights = [torch.zeros(2, B, 4)] * 2, list(layer.parameters())
-    plan = torchrnn.plan.Steps(B, T, T * B, False, torch.tensor([5, 0, 2, 3])).numbers(2)
+    plan = Steps(B, T, T * B, False, torch.tensor([5, 0, 2, 3])).numbers(2)
     given = ("lstm", x.requires_grad_(), states, weights, None, plan, True, True, "tanh", None)
     torch.library.opcheck(torch.ops.torchrnn.recurrent.default, given, test_utils=("test_schema", "test_faketensor"))
     found = torch.ops.torchrnn.recurrent(*given)
@@ -203,3 +205,54 @@ def test_autograd_of_the_operator_itself() -> None:
         torch.ops.torchrnn.recurrent(*given[:-2], "swish", None)
     with pytest.raises(RuntimeError, match="no kernel for the cell"):
         torch.ops.torchrnn.recurrent("peephole", *given[1:])
+
+
+class Alone(torch.nn.Module):
+    """A layer called with what is said about its steps, in a fixed order."""
+
+    def __init__(self, layer: Any, said: list[str], more: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer, self.said, self.more = layer, said, more
+
+    def forward(self, x: torch.Tensor, *given: Any) -> Any:
+        """The layer's results."""
+        return self.layer(x, **dict(zip(self.said, given, strict=True)), **self.more)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "options"), [("lstm_projected", "stack"), ("gru", "batch first"), ("lstm", "options")]
+)
+@pytest.mark.parametrize("said", SAID)
+def test_decomposed_it_is_the_same(name: str, options: str, said: str) -> None:
+    chosen = {k: v for k, v in OPTIONS[options].items() if (name, k) not in IMPOSSIBLE}
+    layer = LAYERS[name](I, 4, **chosen, **F64).eval()
+    x, call = torch.randn(T, B, I, **F64), dict(SAID[said])
+    if layer.batch_first:
+        x, call = x.transpose(0, 1), {k: v.t() if k in ("mask", "reset") else v for k, v in call.items()}
+    more = {k: v for k, v in call.items() if isinstance(v, str)}
+    given = {k: v for k, v in call.items() if k not in more}
+    table = torch.export.default_decompositions()
+    table.update(torchrnn.decompositions())
+    plain = torch.export.export(Alone(layer, list(given), more), (x, *given.values())).run_decompositions(table)
+    assert not called(plain.graph)
+    results = plain.module()(x, *given.values())
+    for a, b in zip(tree_leaves(results), tree_leaves(layer(x, **call)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_decomposed_cells_and_what_cannot_be() -> None:
+    table = torch.export.default_decompositions()
+    table.update(torchrnn.decompositions())
+    cell, x = torchrnn.LSTMCell(I, 4).eval(), torch.randn(B, I)
+    plain = torch.export.export(cell, (x,)).run_decompositions(table)
+    assert not called(plain.graph)
+    torch.testing.assert_close(plain.module()(x), cell(x))
+    layer = torchrnn.GRU(I, 4).eval()
+    program = torch.export.export(layer, (torch.randn(T, B, I),), dynamic_shapes=({0: Dim("time"), 1: Dim("batch")},))
+    with pytest.raises(ValueError, match="T must be fixed for a graph without torchrnn's operators"):
+        program.run_decompositions(table)
+    program = torch.export.export(layer, (torch.randn(T, B, I),), dynamic_shapes=({1: Dim("batch")},))
+    other = torch.randn(T, 9, I)
+    torch.testing.assert_close(program.run_decompositions(table).module()(other), layer(other))

@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "stack": {"call", "check", "check_states", "history", "parameters", "sequence"},
     "history": {"backends", "call", "sequence"},  # how steps are packed
     "stream": {"activation", "backends", "call", "check", "layer", "stack", "state"},
+    "decompose": {"_extension", "activation", "cell"},
     "_extension": {"_fake"},
     "_fake": {"backends"},
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "cells",
         "check",
         "convert",
+        "decompose",
         "history",
         "layer",
         "state",

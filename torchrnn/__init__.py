@@ -7,6 +7,7 @@ from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError
 from torchrnn.convert import convert, is_recurrent
+from torchrnn.decompose import decompositions
 from torchrnn.history import Trace
 from torchrnn.layer import Recurrent
 from torchrnn.state import detach, last
@@ -29,6 +30,7 @@ __all__ = [
     "Trace",
     "cell",
     "convert",
+    "decompositions",
     "detach",
     "explain",
     "init",
