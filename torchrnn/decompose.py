@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -117,8 +118,8 @@ def _recurrent(
     if plan is not None:
         flags = plan.view(plan.shape[:2]).t().unsqueeze(-1)
         counted = _Counted((flags & _VALID) > 0, (flags & _ZERO) > 0, (flags & _INITIAL) > 0)
-    D, step = 2 if bidirectional else 1, CELLS[cell]
-    options = Options(activation, math.inf if limit is None else limit)
+    D, options = 2 if bidirectional else 1, Options(activation, math.inf if limit is None else limit)
+    step = partial(CELLS[cell], options=options)
     per_direction = len(weights) // states[0].size(0)
     finals: list[tuple[Tensor, ...]] = []
     for k in range(0, states[0].size(0), D):
@@ -127,7 +128,7 @@ def _recurrent(
             at = (k + d) * per_direction
             w = _Weights.of(weights[at : at + per_direction], bias)
             given = tuple(s[k + d] for s in states)
-            output, final = _sweep(lambda *a: step(*a, options), x, given, w, counted, reverse=d == 1)
+            output, final = _sweep(step, x, given, w, counted, reverse=d == 1)
             outputs.append(output)
             finals.append(final)
         x = torch.cat(outputs, -1)

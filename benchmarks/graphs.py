@@ -1,0 +1,90 @@
+"""``python -m benchmarks.graphs``: how long torch.compile takes, how often, and what a compiled step costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._dynamo
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import torchrnn
+
+CASES: dict[str, tuple[type, int, int, dict[str, Any]]] = {  # T, B; I = H = 64
+    "GRU, 2 layers, both directions": (torchrnn.GRU, 512, 8, {"num_layers": 2, "bidirectional": True}),
+    "LSTM": (torchrnn.LSTM, 64, 8, {}),
+    "RNN, small": (torchrnn.RNN, 10, 2, {}),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    torch.compile(torch.nn.Linear(2, 2), fullgraph=True)(torch.randn(2, 2))  # the compiler itself is loaded
+    table = Table("case", "T", "compile forward s", "with backward s", "forward", "training step", "10 lengths")
+    for name, (kind, T, B, options) in CASES.items():
+        layer, x = kind(64, 64, **options), torch.randn(T, B, 64)
+        table.add_row(name, str(T), *measured(layer, x), str(compilations(kind(64, 64, **options), T, B)))
+    console = Console()
+    console.print(table)
+    console.print("forward and training step: compiled / eager, medians of alternating runs, one thread, CPU clock")
+
+
+def measured(layer: Any, x: Tensor) -> tuple[str, ...]:
+    """Seconds to the first result, without and with gradients, and both ratios."""
+    row = []
+    ratios = []
+    for runs in (forward, step):
+        torch._dynamo.reset()
+        compiled: Any = torch.compile(layer, fullgraph=True)
+        begun = time.perf_counter()
+        runs(compiled, x)
+        row.append(f"{time.perf_counter() - begun:.1f}")
+        ratios.append(f"{alternating(lambda c=compiled, r=runs: r(c, x), lambda r=runs: r(layer, x)):.2f}")
+    return (*row, *ratios)
+
+
+def forward(layer: Any, x: Tensor) -> None:
+    """Inference."""
+    with torch.no_grad():
+        layer(x)
+
+
+def step(layer: Any, x: Tensor) -> None:
+    """Forward and backward."""
+    layer(x)[0].sum().backward()
+
+
+def alternating(ours: Callable[[], None], theirs: Callable[[], None], rounds: int = 15) -> float:
+    """The median ratio of CPU times of runs by turns."""
+    ratios = []
+    for _ in range(rounds):
+        taken = []
+        for run in (ours, theirs):
+            begun = time.process_time()
+            for _ in range(5):
+                run()
+            taken.append(time.process_time() - begun)
+        ratios.append(taken[0] / taken[1])
+    return statistics.median(ratios)
+
+
+def compilations(layer: Any, T: int, B: int) -> int:
+    """How many graphs ten lengths make."""
+    torch._dynamo.reset()
+    counters.clear()
+    compiled: Any = torch.compile(layer, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for t in range(T, T + 10):
+            compiled(torch.randn(t, B, 64))
+    return counters["stats"]["unique_graphs"]
+
+
+if __name__ == "__main__":
+    main()
