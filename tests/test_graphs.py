@@ -141,6 +141,15 @@ def test_bad_lengths_are_refused_when_the_graph_runs() -> None:
         compiled(x, lengths=torch.tensor([5, 6, 0, 2]))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("make", [torchrnn.GRU, torchrnn.LSTMCell])
+def test_scripting_is_refused_with_what_to_use(make: Any) -> None:
+    model = torch.nn.Sequential(make(I, 4))
+    what_to_use = r"use torch\.export\.export.* or torch\.jit\.trace"
+    with pytest.raises(RuntimeError, match=what_to_use):
+        torch.jit.script(model)
+
+
 class Tagger(torch.nn.Module):
     """A model as people export them."""
 
@@ -163,7 +172,6 @@ def exported(model: Tagger, *, strict: bool) -> torch.export.ExportedProgram:
     return torch.export.export(model, (x, lengths), dynamic_shapes=shapes, strict=strict)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch copies its own treespecs the old way
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_exported_with_any_batch_and_time(strict: bool, batch_first: bool) -> None:
@@ -176,7 +184,6 @@ def test_exported_with_any_batch_and_time(strict: bool, batch_first: bool) -> No
         torch.testing.assert_close(program.module()(x, lengths), model(x, lengths))
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_is_exported_can_be_trained() -> None:
     model = Tagger()
     again: Any = exported(copy.deepcopy(model), strict=False).module()
@@ -219,7 +226,6 @@ class Alone(torch.nn.Module):
         return self.layer(x, **dict(zip(self.said, given, strict=True)), **self.more)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("name", "options"), [("lstm_projected", "stack"), ("gru", "batch first"), ("lstm", "options")]
 )
@@ -241,7 +247,6 @@ def test_decomposed_it_is_the_same(name: str, options: str, said: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_decomposed_cells_and_what_cannot_be() -> None:
     table = torch.export.default_decompositions()
     table.update(torchrnn.decompositions())

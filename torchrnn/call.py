@@ -101,6 +101,14 @@ def as_one_node(module: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any
     return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), (input, *args), kwargs)
 
 
+def no_script(module: nn.Module) -> nn.Module:
+    """What torch.jit.script asks a module for before it reads its code: refuse in words."""
+    raise RuntimeError(
+        f"{type(module).__name__} cannot be scripted by torch.jit.script, which torch has deprecated: "
+        "use torch.export.export(model, inputs), torch.compile(model), or torch.jit.trace(model, inputs)"
+    )
+
+
 @contextmanager
 def use(backend: str) -> Iterator[None]:
     """Force one backend for all calls within, in this thread and context.

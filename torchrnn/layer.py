@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torchrnn import activation as activations
 from torchrnn import arguments, check, check_states, init, lazy, parameters, sequence, stack
 from torchrnn.activation import PLAIN, Options
-from torchrnn.call import Call, as_one_node, choose
+from torchrnn.call import Call, as_one_node, choose, no_script
 from torchrnn.cell import Cell
 
 
@@ -323,6 +323,8 @@ class Recurrent(nn.Module):
     def cell_clip(self) -> float | None:
         """The limit of the states, or None."""
         return None if self._options.limit == math.inf else self._options.limit
+
+    __prepare_scriptable__ = no_script
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""

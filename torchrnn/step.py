@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from torchrnn import activation as activations
 from torchrnn import check, check_states, lazy
 from torchrnn.activation import PLAIN, Options
-from torchrnn.call import Call, as_one_node, choose
+from torchrnn.call import Call, as_one_node, choose, no_script
 from torchrnn.cell import Cell
 
 
@@ -179,6 +179,8 @@ class RecurrentCell(nn.Module):
     def cell_clip(self) -> float | None:
         """The limit of the states, or None."""
         return None if self._options.limit == math.inf else self._options.limit
+
+    __prepare_scriptable__ = no_script
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""
