@@ -16,6 +16,9 @@ MAY_IMPORT = {
     "activation": set(),
     "cell": {"activation"},
     "call": {"cell", "activation"},  # and the backends, at the first call
+    "account": {"call", "shapes", "table"},
+    "shapes": {"parameters", "table"},
+    "table": set(),
     "check": set(),
     "check_states": {"check"},
     "check_steps": {"check"},
@@ -58,6 +61,7 @@ MAY_IMPORT = {
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},
     "__init__": {
+        "account",
         "backends",
         "init",
         "nn",

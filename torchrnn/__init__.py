@@ -2,7 +2,8 @@
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
-from torchrnn.call import explain, use
+from torchrnn.account import explain
+from torchrnn.call import use
 from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchrnn.check import ArgumentError

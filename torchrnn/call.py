@@ -49,20 +49,6 @@ class Call(NamedTuple):
     steps: Steps | None = None  # which of the steps count, and where sequences begin; never with `batch_sizes`
 
 
-class Explanation(NamedTuple):
-    """Which backend runs a call, and why those before it do not. Printing it tells in words."""
-
-    backend: str
-    refusals: dict[str, str]
-
-    def __repr__(self) -> str:
-        lines = [f"backend: {self.backend}"]
-        lines += [f"  not {name}: {reason}" for name, reason in self.refusals.items()]
-        return "\n".join(lines)
-
-    __str__ = __repr__
-
-
 def choose(call: Call) -> ModuleType:
     """The backend that runs ``call``: the one that `use` forces, else the first that does not refuse.
 
@@ -141,40 +127,13 @@ def use(backend: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
-    """Tell which backend would run ``layer(*args, **kwargs)``, and why the others do not.
-
-    Args:
-        layer: one of our layers or cells.
-        *args: what the layer would be called with.
-        **kwargs: likewise.
-
-    Returns:
-        An `Explanation`; printing it tells in words.
-
-    Raises:
-        TypeError: ``layer`` is none of ours.
-
-    Example:
-        ```python
-        import torch
-        import torchrnn
-
-        print(torchrnn.explain(torchrnn.LSTM(3, 5), torch.randn(7, 2, 3)))  # backend: cpu
-        ```
-    """
-    request = getattr(layer, "request", None)
-    if request is None:
-        raise TypeError(
-            f"layer must be a torchrnn layer or cell, got {type(layer).__name__}: "
-            "torchrnn.convert(model) turns those of torch.nn into ours"
-        )
-    call, _ = request(*args, **kwargs)
+def account(call: Call) -> tuple[str, dict[str, str]]:
+    """The name of the backend that would run ``call``, ``"none"`` if a forced one refuses; and each refusal before."""
     refusals: dict[str, str] = {}
     forced = _forced.get()
     for name in BACKENDS if forced is None else (forced,):
         reason = BACKENDS[name].refuses(call)
         if reason is None:
-            return Explanation(name, refusals)
+            return name, refusals
         refusals[name] = reason
-    return Explanation("none", refusals)
+    return "none", refusals
