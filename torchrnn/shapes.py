@@ -234,7 +234,9 @@ def _ends(layer: Recurrent, given: Given, z: Letters) -> list[Row]:
         rows.append(Row(_at(given, -1), shape(*given.batch, F), last))
         if given.batch_first:
             rest = given.sequence(F)[1:]
-            rows.append(Row("output[-1]", shape(*rest), "no last step: with batch_first the last sequence of the batch"))
+            rows.append(
+                Row("output[-1]", shape(*rest), "no last step: with batch_first the last sequence of the batch")
+            )
     if z.concat and (not given.even or z.D[1] == 2):
         options = ["lengths"] if given.says("lengths") else []
         options += ["batch_first=True"] if given.kind == "dense" and given.batch_first else []
@@ -247,9 +249,11 @@ def _ends(layer: Recurrent, given: Given, z: Letters) -> list[Row]:
 
 def _at(given: Given, t: int) -> str:
     """The output at a step."""
-    return f"output[{'..., ' if len(given.batch) > 1 else ':, '}{t}{', :' if len(given.batch) > 1 else ''}]" if (
-        given.batch_first
-    ) else f"output[{t}]"
+    return (
+        f"output[{'..., ' if len(given.batch) > 1 else ':, '}{t}{', :' if len(given.batch) > 1 else ''}]"
+        if (given.batch_first)
+        else f"output[{t}]"
+    )
 
 
 def _final(layer: Recurrent, given: Given, z: Letters) -> list[Row]:
@@ -372,7 +376,9 @@ def of_cell(cell: RecurrentCell, arguments: dict[str, Any]) -> tuple[str, list[S
     where = "input[b]" if batch else "input"
     sections = [
         Section("input", [Row("input", shape(*batch, I), f"{where}: the I numbers of {which} at this step")]),
-        Section(f"previous states, hx = {pair}: {arrived}", [Row(n, state, f"{n} after the step before") for n in names]),
+        Section(
+            f"previous states, hx = {pair}: {arrived}", [Row(n, state, f"{n} after the step before") for n in names]
+        ),
         Section(
             f"results: {', '.join(names)} = cell(input, hx)",
             [Row(n, state, f"{n} after this step" + ("" if k else ", also the output")) for k, n in enumerate(names)],

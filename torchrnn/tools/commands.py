@@ -1,4 +1,4 @@
-"""The commands `torchrnn train` and `torchrnn sample`: arguments, exit codes, and what is printed."""
+"""The commands `torchrnn train`, `sample` and `shapes`: arguments, exit codes, and what is printed."""
 
 import io
 import re
@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +16,13 @@ from rich.console import Console
 
 from torchrnn.tools.errors import ToolError, UsageError
 from torchrnn.tools.settings import Settings, default_threads
+from torchrnn.tools.shapes import shapes
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train character models with torchrnn's recurrent layers, and sample text from them.",
+    help="Train character models with torchrnn's recurrent layers, sample text from them, and see the shapes of a layer.",
 )
 
 Option = typer.Option
@@ -152,6 +154,13 @@ def _explained() -> Iterator[None]:
     except ToolError as error:
         _complain(f"error: {error}")
         raise typer.Exit(error.code) from error
+
+
+@app.command("shapes", epilog="Example: torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10")
+@wraps(shapes)
+def _shapes(**given: Any) -> None:
+    with _explained():
+        shapes(**given)
 
 
 def _complain(text: str) -> None:
