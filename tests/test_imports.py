@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "cell": {"activation"},
     "call": {"cell", "activation"},  # and the backends, at the first call
     "account": {"call", "shapes", "table"},
-    "shapes": {"parameters", "table"},
+    "letters": {"parameters", "table"},
+    "shapes": {"letters", "parameters", "table"},
     "table": set(),
     "check": set(),
     "check_states": {"check"},

@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torchrnn
 from torchrnn import table
 
 T, B, I, H, P = 5, 3, 4, 6, 2
-F64 = {"dtype": torch.float64}
+F64: dict[str, Any] = {"dtype": torch.float64}
 
 
 def evaluated(layer, told, *args, **kwargs):
@@ -116,7 +117,7 @@ def test_what_the_rows_claim():
     assert "weight_ih_l0[6:12] (H, I) = (6, 4) gate f, the forget gate" in flat
     assert "weight_hh_l1_reverse (G·H, H) = (24, 6) multiplies h of the step after" in flat
     first = torchrnn.explain(torchrnn.GRU(I, H, batch_first=True), torch.randn(B, T, I))
-    assert "no last step: with batch_first the last sequence of the batch" in re.sub(r"\s+", " ", str(first))
+    assert "not the last step: with batch_first the last sequence" in re.sub(r"\s+", " ", str(first))
     uneven = torchrnn.explain(torchrnn.GRU(I, [6, 3]), torch.randn(T, B, I))
     assert "H hidden H0 6, H1 3" in uneven.legend
 
@@ -141,7 +142,7 @@ def test_cells(kind, bias, x):
     space |= dict(zip(cell.cell.states, new if isinstance(new, tuple) else (new,), strict=True))
     rows = [row for section in told.sections for row in section.rows]
     for row in rows:
-        assert row.shape.sizes == tuple(eval(row.name, {}, space).shape)
+        assert str(row.shape).endswith(f"= {tuple(eval(row.name, {}, space).shape)}")
     assert {row.name for row in rows} >= {*space, *cell.cell.states}
     assert "given" in str(torchrnn.explain(cell, x, new))
     assert all(len(line) <= 100 for line in str(told).split("\n"))
@@ -193,10 +194,14 @@ def test_text_fits_whatever_it_holds():
 
 
 def test_nothing_is_run_and_no_random_number_drawn():
-    layer = torchrnn.LSTM(I, H, 2, dropout=0.5)
+
+    class Unrun(torchrnn.LSTM):
+        def forward(self, *args, **kwargs):
+            raise AssertionError
+
+    layer = Unrun(I, H, 2, dropout=0.5)
     state = torch.get_rng_state()
     x = torch.randn(T, B, I)
     torch.set_rng_state(state)
-    layer.forward = None  # whoever calls it fails
     torchrnn.explain(layer, x)
     assert torch.equal(torch.get_rng_state(), state)

@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train character models with torchrnn's recurrent layers, sample text from them, and see the shapes of a layer.",
+    help="Train character models with torchrnn's recurrent layers, sample text, and see the shapes of a layer.",
 )
 
 Option = typer.Option

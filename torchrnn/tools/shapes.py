@@ -36,8 +36,8 @@ def shapes(
 ) -> None:
     """Tell what every tensor of a layer is: its shape, what it holds, and which backend would run it.
 
-    Parameters, input, states and results, each in letters and numbers; which rows of a weight are which gate, which half
-    of the output is which direction, and where the last output stands. Nothing is computed.
+    Parameters, input, states and results, each in letters and numbers; which rows of a weight are which gate, which
+    half of the output is which direction, and where the last output stands. Nothing is computed.
     """
     name = _BY_NAME.get(kind.lower().replace("-", "").replace("_", ""))
     if name is None:
@@ -76,9 +76,7 @@ def _told(name: str, shape: tuple[int, ...], options: dict[str, Any], call: dict
             typer.echo(f"note: {note.message}", err=True)
         return str(torchrnn.explain(layer, torch.empty(shape), **call))
     except (ValueError, TypeError) as error:
-        names = "|".join(
-            (*options, *call, "batch_first_state", "merge_mode", "proj_size", "num_layers", "residual", "bidirectional")
-        )
+        names = "|".join((*options, *call, *_DEFAULTS, "batch_first_state", "residual", "bidirectional"))
         told = re.sub(rf"\b({names})\b", lambda found: _option(found[1]), str(error))
         raise UsageError(told if told.endswith(".") else f"{told}.") from error
     except (MemoryError, RuntimeError) as error:
