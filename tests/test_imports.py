@@ -20,6 +20,11 @@ MAY_IMPORT = {
     "letters": {"parameters", "table"},
     "shapes": {"letters", "parameters", "table"},
     "table": set(),
+    "svg": set(),
+    "unrolled": {"letters", "svg"},
+    "inside": {"activation", "cell"},
+    "layered": {"svg"},
+    "pictures": {"activation", "cell", "inside", "layered", "shapes", "svg", "unrolled"},
     "check": set(),
     "check_states": {"check"},
     "check_steps": {"check"},
@@ -74,9 +79,11 @@ MAY_IMPORT = {
         "decompose",
         "history",
         "layer",
+        "pictures",
         "state",
         "step",
         "stream",
+        "svg",
     },
 }
 

@@ -11,9 +11,11 @@ from torchrnn.convert import convert, is_recurrent
 from torchrnn.decompose import decompositions
 from torchrnn.history import Trace
 from torchrnn.layer import Recurrent
+from torchrnn.pictures import draw
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
+from torchrnn.svg import Picture
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,7 @@ __all__ = [
     "ArgumentError",
     "GRUCell",
     "LSTMCell",
+    "Picture",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
@@ -33,6 +36,7 @@ __all__ = [
     "convert",
     "decompositions",
     "detach",
+    "draw",
     "explain",
     "init",
     "is_recurrent",
