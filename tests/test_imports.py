@@ -24,7 +24,11 @@ MAY_IMPORT = {
     "unrolled": {"letters", "svg"},
     "inside": {"activation", "cell"},
     "layered": {"svg"},
-    "pictures": {"activation", "cell", "inside", "layered", "shapes", "svg", "unrolled"},
+    "watching": {"backends", "call", "history", "layer", "seen"},
+    "seen": {"figures", "history", "inside"},  # figures at the first one
+    "figures": {"seen", "shapes"},
+    "equations": {"activation", "cell", "inside", "layered", "shapes", "svg"},
+    "pictures": {"activation", "cell", "equations", "unrolled"},
     "check": set(),
     "check_states": {"check"},
     "check_steps": {"check"},
@@ -83,7 +87,7 @@ MAY_IMPORT = {
         "state",
         "step",
         "stream",
-        "svg",
+        "watching",
     },
 }
 

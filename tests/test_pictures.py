@@ -15,7 +15,7 @@ from torch import sigmoid, tanh
 import torchrnn
 from torchrnn import inside, layered
 from torchrnn.cell import CELLS
-from torchrnn.svg import Box
+from torchrnn.svg import Box, Picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -205,7 +205,7 @@ def test_a_picture_is_saved_as_it_is_shown(tmp_path):
 
 
 def test_names_with_signs_of_xml():
-    picture = torchrnn.Picture("a < b & c")
+    picture = Picture("a < b & c")
     picture.text(0, 0, '<x> & "y"')
     check(picture)
 

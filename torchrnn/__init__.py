@@ -15,7 +15,7 @@ from torchrnn.pictures import draw
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
-from torchrnn.svg import Picture
+from torchrnn.watching import watch
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,6 @@ __all__ = [
     "ArgumentError",
     "GRUCell",
     "LSTMCell",
-    "Picture",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
@@ -43,4 +42,5 @@ __all__ = [
     "last",
     "nn",
     "use",
+    "watch",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from torchrnn import call, shapes, table
-from torchrnn.table import Section
+from torchrnn import call
+
+if TYPE_CHECKING:
+    from torchrnn.table import Section
 
 
 class _Decision(NamedTuple):
@@ -40,12 +42,16 @@ class Explanation(_Decision):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
+        from torchrnn import table
+
         heads = [*self.decision.split("\n"), "", self.title, self.legend]
         return table.text(heads, self.sections)
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
+        from torchrnn import table
+
         return table.html([*self.decision.split("\n"), self.title, self.legend], self.sections)
 
 
@@ -78,6 +84,8 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         assert told.backend in ("cpu", "aten") and told.legend.startswith("T time 7 · B batch 2 · I input 3")
         ```
     """
+    from torchrnn import shapes  # here, since few programs explain
+
     request = getattr(layer, "request", None)
     if request is None:
         raise TypeError(

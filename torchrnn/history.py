@@ -88,21 +88,29 @@ def _shape_of(value: Tensor, front: tuple[str, ...]) -> str:
 
 def trace(layer: Recurrent, form: Form, finals: States, happened: Sequence[Happened]) -> Trace:
     """The trace of a call, in the rows of the user's batch."""
-    names = (*layer.cell.states, *layer.cell.gates)
-    by_layer = [[*h.states, *gates(h)] for h in happened]  # each (D, …, H) with the dimensions of the backend's output
+    found = restored(layer, form, finals, [[*h.states, *gates(h)] for h in happened])
+    S = len(layer.cell.states)
+    return Trace(
+        dict(zip(layer.cell.states, found[:S], strict=True)), dict(zip(layer.cell.gates, found[S:], strict=True))
+    )
+
+
+def restored(layer: Recurrent, form: Form, finals: States, by_layer: Sequence[Sequence[Tensor]]) -> list[Any]:
+    """What each layer has at every step, each (D, …, H) with the dimensions of the backend's output.
+
+    Returns:
+        One after the other (L, D, T, B, H), in the rows of the user's batch; where layers differ in size lists of L.
+    """
     if not isinstance(form, Dense):
         joined = torch.cat([_joined(t) for values in by_layer for t in values], -1)
         steps = _dense(form.leave(joined, finals)[0], layer.batch_first)  # (T, B, all features)
         parts = iter(steps.split([t.size(0) * t.size(-1) for values in by_layer for t in values], -1))
         D = 2 if layer.bidirectional else 1
-        by_layer = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in names] for _ in by_layer]
-    found = [list(of) for of in zip(*by_layer, strict=True)]  # by name, then layer: (D, T, B, H)
+        by_layer = [[next(parts).unflatten(-1, (D, -1)).movedim(-2, 0) for _ in values] for values in by_layer]
+    found = [list(of) for of in zip(*by_layer, strict=True)]  # one by one, then by layer: (D, T, B, H)
     if not isinstance(layer.hidden_size, list):
         found = [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in found]
-    S = len(layer.cell.states)
-    return Trace(
-        dict(zip(layer.cell.states, found[:S], strict=True)), dict(zip(layer.cell.gates, found[S:], strict=True))
-    )
+    return found
 
 
 def gates(of: Happened) -> list[Tensor]:
