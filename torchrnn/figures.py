@@ -68,13 +68,23 @@ def _name(seen: Seen) -> str:
     return f"{type(seen.layer).__name__}({seen.layer.input_size}, {seen.layer.hidden_size})"
 
 
+def _squares(count: int) -> tuple[Figure, list[Any]]:
+    """A figure of so many square panels, not wider than three, that can still be read on a page."""
+    across = 2 if count in (2, 4) else min(count, 3)
+    down = -(-count // across)
+    figure = _Shown(figsize=(max(5.6, 0.8 + 2.9 * across), 1.1 + 3.1 * down), layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for empty in grid[count:]:
+        empty.remove()
+    return figure, grid[:count]
+
+
 def gates(seen: Seen) -> Figure:
     """A point a unit: how often its gate is at the lower end of its range, and at the upper one."""
     shares, ranges = seen.saturation(_MARGIN), squashed(seen.layer)
     if not shares:
         raise ValueError(f"no gate or state of {seen.layer.cell.name!r} is squashed into a range, so none can saturate")
-    figure = _Shown(figsize=(max(5.6, 0.8 + 2.9 * len(shares)), 4.1), layout="constrained")
-    grid = figure.subplots(1, len(shares), squeeze=False)[0]
+    figure, grid = _squares(len(shares))
     words = GATES.get(seen.layer.cell.name, {})
     handles: list[Any] = []
     for (name, layers), axes in zip(shares.items(), grid, strict=True):
@@ -92,7 +102,7 @@ def gates(seen: Seen) -> Figure:
         axes.set_ylabel(f"share of steps > {high - near:g}")
         axes.set_title(f"{name}, {words[name]}" if name in words else name, fontsize=10)
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(f"{_name(seen)}\nhow often each unit is at an end of its range", fontsize=11)
     return figure
 
@@ -124,8 +134,7 @@ def gradients(named: dict[str, Seen]) -> Figure:
 def eigenvalues(seen: Seen) -> Figure:
     """The eigenvalues of weight_hh by gate, and the unit circle."""
     found, names = seen.eigenvalues(), seen.layer.cell.gates
-    figure = _Shown(figsize=(max(5.6, 0.8 + 2.9 * len(names)), 4.2), layout="constrained")
-    grid = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, grid = _squares(len(names))
     words = GATES.get(seen.layer.cell.name, {})
     most = max(1.0, *(float(values.abs().max()) for values in found.values())) * 1.1
     handles: list[Any] = []
@@ -141,7 +150,7 @@ def eigenvalues(seen: Seen) -> Figure:
         axes.set_ylabel("imaginary part")
         axes.set_title(f"{name}, {words[name]}" if name in words else f"rows of {name}", fontsize=10)
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     what = "weight_hr · weight_hh" if seen.layer.proj_size else "weight_hh"
     figure.suptitle(f"{_name(seen)}\neigenvalues of {what}, and the unit circle", fontsize=11)
     return figure
