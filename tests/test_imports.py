@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "inside": {"activation", "cell"},
     "layered": {"svg"},
     "watching": {"backends", "call", "history", "layer", "seen"},
-    "seen": {"figures", "history", "inside"},  # figures at the first one
+    "seen": {"figures", "history", "inside", "page"},  # figures at the first one
+    "page": {"seen"},
     "figures": {"seen", "shapes"},
     "equations": {"activation", "cell", "inside", "layered", "shapes", "svg"},
     "pictures": {"activation", "cell", "equations", "unrolled"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torchrnn.history import Trace
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent
+    from torchrnn.page import Page
 
 _RANGES = {"σ": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0)}  # of what squashes
 
@@ -172,6 +173,28 @@ class Watched:
             A matplotlib figure.
         """
         return _figures().eigenvalues(self._named(name))
+
+    def page(self, tokens: Sequence[str], name: str = "", row: int = 0) -> Page:
+        """One HTML file that shows a text coloured by the values of a unit at each of its characters.
+
+        The values of all states and gates appear under the mouse, a slider goes through time, and a search finds units
+        that follow a pattern: inside quotes, position in the line, a regular expression. Nothing is fetched, so
+        it works from a disk, and without a network.
+
+        Args:
+            tokens: what stands at each step that counts: a text with a character for each, or a list of texts.
+            name: of the layer; by default the first.
+            row: which sequence of the batch.
+
+        Returns:
+            A [`Page`][torchrnn.page.Page]; ``save(path)`` writes it.
+
+        Raises:
+            ValueError: there is not a token for each step.
+        """
+        from torchrnn.page import page
+
+        return page(self._named(name), tokens, row)
 
     def _named(self, name: str) -> Seen:
         name = name or next(iter(self.layers))
