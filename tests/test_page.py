@@ -24,7 +24,7 @@ def watched(**options: Any) -> Any:
         inside = 1 - inside if c == '"' else inside
     x = torch.randn(len(TEXT), 1, 4)
     x[:, 0, 0] = torch.tensor(marks)
-    layer = torchrnn.LSTM(4, H, num_layers=2, **options)
+    layer: Any = torchrnn.LSTM(4, H, num_layers=2, **options)
     with torch.no_grad():
         layer.weight_ih_l0[:, 0] = 0
         for gate, w in enumerate((4.0, 0.0, 4.0, 4.0)):  # the candidate and the gates open in quotes, nothing is kept
@@ -71,7 +71,7 @@ def test_the_page_is_of_the_steps_that_count(tmp_path):
     with pytest.raises(ValueError, match="row must be below the batch of 2, got 2"):
         seen.page("hello", row=2)
     with pytest.raises(TypeError, match="tokens must be texts, got int"):
-        seen.page([1, 2, 3, 4, 5])
+        seen.page([1, 2, 3, 4, 5])  # pyright: ignore[reportArgumentType]
     long = torchrnn.watch(torchrnn.RNN(1, 1), torch.zeros(20_001, 1))
     with pytest.raises(ValueError, match="a page shows 1 to 20,000 steps, got 20,001"):
         long.page("x" * 20_001)
