@@ -9,7 +9,7 @@ import torch
 from browser import CHROMIUM, Browser
 
 import torchrnn
-from torchrnn import page
+from torchrnn.seeing import page
 
 TEXT = 'She said "well, what now?" and left.\nHe (the elder) had 23 <b> & so on.\n"No </script>," said he; \\n 7.\n'
 H, PLANTED = 6, 3

@@ -13,9 +13,9 @@ from odd_cells import ODD
 from torch import sigmoid, tanh
 
 import torchrnn
-from torchrnn import inside, layered
 from torchrnn.cell import CELLS
-from torchrnn.svg import Box, Picture
+from torchrnn.seeing import inside, layered
+from torchrnn.seeing.svg import Box, Picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,7 +11,7 @@ from coupled import CoupledLSTM
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import torchrnn
-from torchrnn import table
+from torchrnn.seeing import table
 
 T, B, I, H, P = 5, 3, 4, 6, 2
 F64: dict[str, Any] = {"dtype": torch.float64}

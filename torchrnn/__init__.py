@@ -2,7 +2,6 @@
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
-from torchrnn.account import explain
 from torchrnn.call import use
 from torchrnn.cell import cell
 from torchrnn.cells import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -11,11 +10,12 @@ from torchrnn.convert import convert, is_recurrent
 from torchrnn.decompose import decompositions
 from torchrnn.history import Trace
 from torchrnn.layer import Recurrent
-from torchrnn.pictures import draw
+from torchrnn.seeing.account import explain
+from torchrnn.seeing.pictures import draw
+from torchrnn.seeing.watching import watch
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
-from torchrnn.watching import watch
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchrnn import parameters
-from torchrnn.letters import Dim, Given, Letters
-from torchrnn.table import Row, Section, shape
+from torchrnn.seeing.letters import Dim, Given, Letters
+from torchrnn.seeing.table import Row, Section, shape
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from torchrnn.letters import Letters
-from torchrnn.svg import GREY, Picture, text_width, widest
+from torchrnn.seeing.letters import Letters
+from torchrnn.seeing.svg import GREY, Picture, text_width, widest
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from torchrnn.seen import Seen, squashed
-from torchrnn.shapes import GATES
+from torchrnn.seeing.seen import Seen, squashed
+from torchrnn.seeing.shapes import GATES
 
 _MARGIN = 0.1  # of a range, that counts as its end
 _MARKS = "osD^vP*X"

@@ -10,7 +10,7 @@ from torch import nn
 from torchrnn import call
 
 if TYPE_CHECKING:
-    from torchrnn.table import Section
+    from torchrnn.seeing.table import Section
 
 
 class _Decision(NamedTuple):
@@ -42,7 +42,7 @@ class Explanation(_Decision):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        from torchrnn import table
+        from torchrnn.seeing import table
 
         heads = [*self.decision.split("\n"), "", self.title, self.legend]
         return table.text(heads, self.sections)
@@ -50,7 +50,7 @@ class Explanation(_Decision):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        from torchrnn import table
+        from torchrnn.seeing import table
 
         return table.html([*self.decision.split("\n"), self.title, self.legend], self.sections)
 
@@ -84,7 +84,7 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         assert told.backend in ("cpu", "aten") and told.legend.startswith("T time 7 · B batch 2 · I input 3")
         ```
     """
-    from torchrnn import shapes  # here, since few programs explain
+    from torchrnn.seeing import shapes  # here, since few programs explain
 
     request = getattr(layer, "request", None)
     if request is None:

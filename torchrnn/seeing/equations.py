@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from torchrnn.activation import Options
 from torchrnn.cell import Cell
-from torchrnn.inside import Node, trace
-from torchrnn.layered import PORT, place
-from torchrnn.shapes import GATES
-from torchrnn.svg import GREY, Picture, text_width, widest
+from torchrnn.seeing.inside import Node, trace
+from torchrnn.seeing.layered import PORT, place
+from torchrnn.seeing.shapes import GATES
+from torchrnn.seeing.svg import GREY, Picture, text_width, widest
 
 _SIZE, _LINE = 12.0, 16.0
 _COLOURS = {  # ground and edge

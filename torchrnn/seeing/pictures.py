@@ -8,7 +8,7 @@ from torchrnn.activation import PLAIN
 from torchrnn.cell import Cell
 
 if TYPE_CHECKING:
-    from torchrnn.svg import Picture
+    from torchrnn.seeing.svg import Picture
 
 
 def draw(what: Any, T: int | None = None) -> Picture:
@@ -25,7 +25,7 @@ def draw(what: Any, T: int | None = None) -> Picture:
             length.
 
     Returns:
-        An SVG [`Picture`][torchrnn.svg.Picture]: a notebook shows it, ``picture.save(path)`` writes it.
+        An SVG [`Picture`][torchrnn.seeing.svg.Picture]: a notebook shows it, ``picture.save(path)`` writes it.
 
     Raises:
         TypeError: ``what`` is none of ours, or ``T`` is no whole number.
@@ -40,8 +40,8 @@ def draw(what: Any, T: int | None = None) -> Picture:
         assert "layer 1" in str(network) and "c[t-1]" in str(inside)
         ```
     """
-    from torchrnn.equations import Equations  # here, since few programs draw
-    from torchrnn.unrolled import Unrolled
+    from torchrnn.seeing.equations import Equations  # here, since few programs draw
+    from torchrnn.seeing.unrolled import Unrolled
 
     if isinstance(what, Cell):
         cell, sizes, options = what, None, PLAIN

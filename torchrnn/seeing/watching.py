@@ -18,7 +18,7 @@ from torchrnn.history import Trace
 from torchrnn.layer import Recurrent
 
 if TYPE_CHECKING:
-    from torchrnn.seen import Seen, Watched
+    from torchrnn.seeing.seen import Seen, Watched
     from torchrnn.sequence import Form
 
 Sweep = list[tuple[Tensor, ...]]
@@ -38,7 +38,7 @@ def watch(model: nn.Module, *args: Any, loss: Callable[[Any], Tensor] | None = N
         **kwargs: what the model is called with.
 
     Returns:
-        A [`Watched`][torchrnn.seen.Watched]: the calls of the layers by name, and figures of them (matplotlib:
+        A [`Watched`][torchrnn.seeing.seen.Watched]: the calls of the layers by name, and figures of them (matplotlib:
         ``pip install 'torchrnn[tools]'``).
 
     Raises:
@@ -55,7 +55,7 @@ def watch(model: nn.Module, *args: Any, loss: Callable[[Any], Tensor] | None = N
         assert seen["model"].gradient_norms().shape == (1, 1, 7)
         ```
     """
-    from torchrnn.seen import Watched  # here, since few programs watch
+    from torchrnn.seeing.seen import Watched  # here, since few programs watch
 
     layers = {name or "model": one for name, one in model.named_modules() if isinstance(one, Recurrent)}
     if not layers:
@@ -143,7 +143,7 @@ class _Recorder:
 def _seen(
     layer: Recurrent, call: Any, form: Form, trace: Trace, sweeps: list[Sweep], grads: dict[Tensor, Tensor]
 ) -> Seen:
-    from torchrnn.seen import Seen
+    from torchrnn.seeing.seen import Seen
 
     D, names = 2 if layer.bidirectional else 1, layer.cell.states
     packing = None if call.steps is None else Packing(call)  # the reference packs calls of which only some steps count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torchrnn.svg import Point
+from torchrnn.seeing.svg import Point
 
 Edge = tuple[int, int]
 _SWEEPS = 24

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchrnn import inside
 from torchrnn.history import Trace
+from torchrnn.seeing import inside
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent
-    from torchrnn.page import Page
+    from torchrnn.seeing.page import Page
 
 _RANGES = {"σ": (0.0, 1.0), "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0)}  # of what squashes
 
@@ -98,7 +98,7 @@ class Watched:
     """What `watch` has seen: the layers' calls by name, and figures of them.
 
     Attributes:
-        layers: a [`Seen`][torchrnn.seen.Seen] for every call of a recurrent layer, in order. The name is the
+        layers: a [`Seen`][torchrnn.seeing.seen.Seen] for every call of a recurrent layer, in order. The name is the
             layer's in the model; of a second call there is ``(2)`` behind it.
         result: what the model returned.
         loss: the number that the gradients are of.
@@ -187,12 +187,12 @@ class Watched:
             row: which sequence of the batch.
 
         Returns:
-            A [`Page`][torchrnn.page.Page]; ``save(path)`` writes it.
+            A [`Page`][torchrnn.seeing.page.Page]; ``save(path)`` writes it.
 
         Raises:
             ValueError: there is not a token for each step.
         """
-        from torchrnn.page import page
+        from torchrnn.seeing.page import page
 
         return page(self._named(name), tokens, row)
 
@@ -215,7 +215,7 @@ def squashed(layer: Recurrent) -> dict[str, tuple[float, float]]:
 def _figures() -> Any:
     """The module of the figures, which needs matplotlib."""
     try:
-        from torchrnn import figures
+        from torchrnn.seeing import figures
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("matplotlib", "numpy"):

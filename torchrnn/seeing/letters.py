@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import parameters
-from torchrnn.table import Size
+from torchrnn.seeing.table import Size
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent

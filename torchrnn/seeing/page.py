@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torchrnn.seen import Seen
+    from torchrnn.seeing.seen import Seen
 
 _STEPS = 20_000  # of one page; a browser gets slow beyond
 
@@ -72,7 +72,7 @@ def page(seen: Seen, tokens: Sequence[str], row: int) -> Page:
 
 def _unipolar(seen: Seen) -> list[str]:
     """What is never below zero: gates after a sigmoid."""
-    from torchrnn.seen import squashed
+    from torchrnn.seeing.seen import squashed
 
     return [name for name, (low, _) in squashed(seen.layer).items() if low == 0]
 
