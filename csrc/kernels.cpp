@@ -17,17 +17,25 @@ extern const Kernels table;
 namespace avx512 {
 extern const Kernels table;
 }
+namespace avx512bf16 {
+extern const NarrowKernels table[];
+}
 #endif
 
 static const Kernels& choose() {
+#ifdef __x86_64__
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("fma");
+  static const Kernels with_narrow = {"avx512bf16", avx512::table.cells, avx512::table.count, avx512bf16::table};
+#endif
   const struct {
     bool here;
     const Kernels& table;
   } sets[] = {
 #ifdef __x86_64__
-      {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-       avx512::table},
+      {avx512 && __builtin_cpu_supports("avx512bf16"), with_narrow},
+      {avx512, avx512::table},
       {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::table},
 #endif
       {true, baseline::table},
