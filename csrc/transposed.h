@@ -1,6 +1,6 @@
 // The product that gives weight gradients: the sum over all steps of one row times another.
 
-constexpr int64_t DEPTH = 256;  // steps of k packed at once, so that a panel stays in the second-level cache
+constexpr int64_t DEPTH = 256;  // steps of k packed at once, or pairs: a panel stays in the second-level cache
 
 // out[n][m] = sum over k of a[k][m] * b[k][n], for columns [n0, n1) of b and all M of a, with K rows given by pointers;
 // sums[n], if asked for, is the sum over k of b[k][n]. Sums run over k in order: a chunk's result is the whole's.
@@ -9,7 +9,7 @@ struct Transposed {
   using T = typename V::type;
   static constexpr bool narrow = !__is_same(Stored, T);
   static constexpr int C = 4, R = tile_rows<V>(C), PAIR = narrow ? 2 : 1;  // steps that stand together
-  static constexpr int64_t W = C * V::lanes;
+  static constexpr int64_t W = C * V::lanes, STEPS = DEPTH * PAIR;
   int64_t M, n0, n1;
 
   int64_t blocks() const { return (M + R - 1) / R; }
@@ -19,21 +19,21 @@ struct Transposed {
   void run(int64_t K, const Stored* const* a, const Stored* const* b, Stored* out, int64_t out_row, Stored* sums,
            T* memory) const {
     if (K <= 4) return run_few(K, a, b, out, out_row, sums);
-    Stored* panel = (Stored*)memory;                          // [DEPTH][W]
-    Stored* left = (Stored*)(memory + DEPTH * W);             // [blocks][DEPTH][R]
+    Stored* panel = (Stored*)memory;                          // [STEPS][W]
+    Stored* left = (Stored*)(memory + DEPTH * W);             // [blocks][STEPS][R]
     T* result = memory + DEPTH * W + blocks() * DEPTH * R;    // [panels][blocks][R][W]
     T* totals = result + panels() * blocks() * R * W;         // [panels][W]
     const Stored* rows[R];
-    for (int64_t k0 = 0; k0 < K; k0 += DEPTH) {
-      int64_t depth = K - k0 < DEPTH ? K - k0 : DEPTH;
+    for (int64_t k0 = 0; k0 < K; k0 += STEPS) {
+      int64_t depth = K - k0 < STEPS ? K - k0 : STEPS;
       if (out)
         for (int64_t m = 0; m < M; m += R)
-          pack_rows(depth, a + k0, m, M - m < R ? (int)(M - m) : R, left + m / R * DEPTH * R);
+          pack_rows(depth, a + k0, m, M - m < R ? (int)(M - m) : R, left + m / R * STEPS * R);
       for (int64_t p = 0; p < panels(); p++) {
         pack(depth, b + k0, n0 + p * W, panel, totals + p * W, k0 > 0);
         for (int64_t m = 0; m < M && out; m += R) {
           int count = M - m < R ? (int)(M - m) : R;
-          for (int r = 0; r < R; r++) rows[r] = left + m / R * DEPTH * R + r * PAIR;
+          for (int r = 0; r < R; r++) rows[r] = left + m / R * STEPS * R + r * PAIR;
           multiply<V>(C, count, (depth + PAIR - 1) / PAIR * PAIR, rows, R, panel, W,
                       result + (p * blocks() * R + m) * W, k0 > 0);
         }
@@ -100,6 +100,10 @@ struct Transposed {
     for (int64_t k = 0; k < depth; k += PAIR)
       if constexpr (narrow) {
         const Stored* next = k + 1 < depth ? b[k + 1] : nullptr;
+        for (int i = 16; i < 18 && k + i < depth; i++) {
+          __builtin_prefetch(b[k + i] + n);
+          __builtin_prefetch(b[k + i] + n + 32);
+        }
         for (int c = 0; c < C; c++) {
           int64_t at = n + c * V::lanes;
           int lanes = n1 - at >= V::lanes ? V::lanes : n1 > at ? (int)(n1 - at) : 0;
