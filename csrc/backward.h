@@ -6,7 +6,7 @@ struct Backward : Sweep<Cell, V, Stored> {
   using typename Base::T;
   using Base::Base, Base::G, Base::S, Base::columns, Base::s, Base::d, Base::H, Base::out, Base::time,
       Base::after, Base::ends, Base::output_before, Base::state_before, Base::run_of,
-      Base::narrow;
+      Base::copy, Base::narrow;
 
   void run(const Chunk& own, const Matrix<V, Stored>& w_h, const Matrix<V, Stored>& w_r, T* const* carry) const {
     int64_t B = own.end - own.begin;
@@ -29,7 +29,7 @@ struct Backward : Sweep<Cell, V, Stored> {
     if (d.dinitial[0]) initial_back(own, w_h, from, to, carry);
     if constexpr (narrow)
       for (int k = 1; k < S; k++)
-        for (int64_t j = own.begin * H; d.dinitial[k] && j < own.end * H; j++) d.dinitial[k][j] = carry[k][j];
+        if (d.dinitial[k]) copy(carry[k] + own.begin * H, d.dinitial[k] + own.begin * H, B * H);
   }
 
   void next_gradients(int64_t t, int64_t r0, int64_t rows, const Stored** to) const {

@@ -5,7 +5,7 @@ struct Forward : Sweep<Cell, V, Stored> {
   using Base = Sweep<Cell, V, Stored>;
   using typename Base::T;
   using Base::Base, Base::G, Base::S, Base::columns, Base::s, Base::d, Base::H, Base::out, Base::time,
-      Base::output_before, Base::state_before, Base::running, Base::narrow;
+      Base::output_before, Base::state_before, Base::running, Base::initial, Base::copy, Base::narrow;
 
   void run(const Chunk& own, const Matrix<V, Stored>& w_x, const Matrix<V, Stored>& w_h, const Matrix<V, Stored>& w_r,
            const T* bias, Profile* profile) const {
@@ -84,11 +84,8 @@ struct Forward : Sweep<Cell, V, Stored> {
       const Stored* from = length ? d.y.at(t, r) : d.initial[0] + r * out;
       for (int64_t j = 0; j < out; j++) d.final[0][r * out + j] = from[j];
       for (int k = 1; k < S; k++)
-        if (d.sequence[k])
-          for (int64_t j = 0; j < H; j++)
-            d.final[k][r * H + j] = length ? d.sequence[k][s.index(t, r) * H + j] : T(d.initial[k][r * H + j]);
-        else if constexpr (narrow)
-          for (int64_t j = 0; j < H; j++) d.final[k][r * H + j] = d.running[k][r * H + j];
+        if (d.sequence[k]) copy(length ? d.sequence[k] + s.index(t, r) * H : initial(k) + r * H, d.final[k] + r * H, H);
+        else if constexpr (narrow) copy(running(k) + r * H, d.final[k] + r * H, H);
     }
   }
 

@@ -132,8 +132,8 @@ static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
 
 // One column of a panel: `lanes` units, the numbers of a unit `depth` apart.
 template <class V>
-static TORCHRNN_INLINE void pack_column(typename V::type* out, int64_t step, const typename V::type* from, int64_t lanes,
-                                        int64_t K, int64_t unit, int64_t depth) {
+static void pack_column(typename V::type* out, int64_t step, const typename V::type* from, int64_t lanes, int64_t K,
+                        int64_t unit, int64_t depth) {
   int64_t k = 0;
   if (unit == 1) {
     for (; k < K; k++) {

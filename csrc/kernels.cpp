@@ -1,6 +1,10 @@
 // Which instruction set runs: the best that this processor has, or the one that TORCHRNN_ISA names.
 #include "kernels.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -49,6 +53,15 @@ static const Kernels& choose() {
     names += (names.empty() ? "" : ", ") + std::string(set.table.isa);
   }
   throw std::runtime_error("TORCHRNN_ISA must be one of those that this processor has (" + names + "), got '" + wanted + "'");
+}
+
+bool has_tiles() {
+#ifdef __x86_64__
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1;
+#else
+  return false;
+#endif
 }
 
 const Kernels& kernels() {

@@ -32,6 +32,9 @@ struct Kernels {
   const NarrowKernels* narrow;  // of the same cells; null: the processor does not multiply bfloat16
 };
 
+// Whether the processor has matrix instructions for bfloat16 (AMX): torch's kernels use them, ours do not.
+bool has_tiles();
+
 // Throws std::runtime_error where the environment variable TORCHRNN_ISA names a set that this processor lacks.
 const Kernels& kernels();
 

@@ -129,10 +129,17 @@ struct Sweep {
     if constexpr (narrow) return d.running[k];  // which is written in inference only
     else return d.initial[k];
   }
+  template <class From, class To>
+  static void copy(const From* from, To* to, int64_t count) {
+    for (int64_t j = 0; j < count; j += V::lanes) {
+      int lanes = count - j < V::lanes ? (int)(count - j) : V::lanes;
+      store(load<V>(from + j, lanes), to + j, lanes);
+    }
+  }
   // The initial states of some rows to where they are kept; that of the output, where the cell reads it.
   void widen(int64_t begin, int64_t end) const {
     for (int k = Cell::reads[0] && !d.w_hr ? 0 : 1; k < S; k++)
-      for (int64_t j = begin * H; j < end * H; j++) d.running[k][j] = d.initial[k][j];
+      copy(d.initial[k] + begin * H, d.running[k] + begin * H, (end - begin) * H);
   }
 
   // Gates whose h-parts stand side by side among the columns, from gate g on.
