@@ -63,7 +63,8 @@ struct Backward : Sweep<Cell, V, Stored> {
   }
 
   // to[r] += gradients[r] · weight_hh
-  void hidden_rows(int64_t rows, const Stored* const* gradients, const Matrix<V, Stored>& w_h, Stored* const* to) const {
+  template <class To>
+  void hidden_rows(int64_t rows, const Stored* const* gradients, const Matrix<V, Stored>& w_h, To* const* to) const {
     const Panels<V, Stored>& panels = w_h.panels;
     alignas(64) T tile[MAX_TILE * V::lanes];
     for (int64_t p = 0; p < panels.count(); p++) {
@@ -75,7 +76,7 @@ struct Backward : Sweep<Cell, V, Stored> {
           for (int c = 0; c < C; c++) {
             int64_t unit = p * panels.width() + (int64_t)c * V::lanes;
             int lanes = out - unit < V::lanes ? (int)(out - unit) : V::lanes;
-            Stored* at = to[m + r] + unit;
+            To* at = to[m + r] + unit;
             store(load<V>(at, lanes) + V::load(tile + (r * C + c) * V::lanes), at, lanes);
           }
       }
