@@ -160,14 +160,18 @@ struct Backward : Sweep<Cell, V, Stored> {
   void initial_back(const Chunk& own, const Matrix<V, Stored>& w_h, const Stored** from, Stored** to,
                     T* const* carry) const {
     int64_t rows = 0;
+    T** sums = (T**)to;
     for (int64_t r = own.begin; r < own.end; r++) {
       int64_t length = s.length(r), t = d.reverse ? length - 1 : 0;
-      to[rows] = d.dinitial[0] + r * out;
+      if constexpr (narrow) sums[rows] = carry[0] + r * H;  // summed before it is rounded
+      else sums[rows] = d.dinitial[0] + r * out;
       from[rows] = d.da + s.index(t, r) * columns * H;
-      for (int64_t j = 0; j < out; j++) to[rows][j] = Cell::reads[0] ? carry[0][r * H + j] : 0;
+      for (int64_t j = 0; j < out; j++) sums[rows][j] = Cell::reads[0] ? carry[0][r * H + j] : 0;
       rows++;
     }
-    hidden_rows(rows, from, w_h, to);
+    hidden_rows(rows, from, w_h, sums);
+    if constexpr (narrow)
+      for (int64_t r = own.begin; r < own.end; r++) copy(carry[0] + r * H, d.dinitial[0] + r * out, out);
   }
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,18 @@ def missing(cell: Cell) -> str | None:
             return f"no kernel was generated for the cell {cell.name!r}"
         NUMBERS[cell] = number
     return reason
+
+
+@cache
+def takes_bfloat16() -> bool:
+    """Whether the kernels take bfloat16, and multiply it as this processor does: elsewhere it is cast to float32."""
+    return torch.ops.torchrnn.takes_bfloat16()
+
+
+@cache
+def tiles() -> bool:
+    """Whether the processor has matrix instructions for bfloat16, which torch's LSTM uses and our kernels do not."""
+    return torch.ops.torchrnn.tiles()
 
 
 class _Operators:
