@@ -66,7 +66,9 @@ def step(kind: str, x: Tensor, h: Tensor, carried: tuple[Tensor, ...]) -> tuple[
     return (read + (exact - read).detach(),)
 
 
-def layer(kind: str, w: dict[str, Tensor], x: Tensor, states: tuple[Tensor, ...], reverse: bool = False) -> list[Tensor]:
+def layer(
+    kind: str, w: dict[str, Tensor], x: Tensor, states: tuple[Tensor, ...], reverse: bool = False
+) -> list[Tensor]:
     """Output (T, B, …) and final states of one layer and direction; ``w`` holds the weights without their suffix."""
     zero = x.new_zeros(())
     h, carried, outputs = states[0], states, []
