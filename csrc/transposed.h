@@ -97,30 +97,24 @@ struct Transposed {
   void pack(int64_t depth, const Stored* const* b, int64_t n, Stored* panel, T* totals, bool add) const {
     V total[C];
     for (int c = 0; c < C; c++) total[c] = add ? V::load(totals + c * V::lanes) : splat<V>(0);
-    for (int64_t k = 0; k < depth; k += PAIR)
-      if constexpr (narrow) {
-        const Stored* next = k + 1 < depth ? b[k + 1] : nullptr;
-        for (int i = 16; i < 18 && k + i < depth; i++) {
-          __builtin_prefetch(b[k + i] + n);
-          __builtin_prefetch(b[k + i] + n + 32);
-        }
-        for (int c = 0; c < C; c++) {
-          int64_t at = n + c * V::lanes;
-          int lanes = n1 - at >= V::lanes ? V::lanes : n1 > at ? (int)(n1 - at) : 0;
-          pairs<V>(b[k] + at, next ? next + at : nullptr, lanes).store((T*)(panel + k * W) + c * V::lanes);
-          total[c] = total[c] + load<V>(b[k] + at, lanes);
-          if (next) total[c] = total[c] + load<V>(next + at, lanes);
-        }
-      } else {
+    for (int64_t k = 0; k < depth; k += PAIR) {
+      for (int64_t i = k + 8 * PAIR; i < k + 9 * PAIR && i < depth; i++)  // of rows so far apart none is expected
+        for (int64_t m = 0; m < W; m += 64 / (int64_t)sizeof(Stored)) __builtin_prefetch(b[i] + n + m);
       for (int c = 0; c < C; c++) {
-        int64_t lanes = n1 - n - c * V::lanes;
-        V value = splat<V>(0);
-        if (lanes >= V::lanes) value = V::load(b[k] + n + c * V::lanes);
-        else if (lanes > 0) value = V::load_first(b[k] + n + c * V::lanes, (int)lanes);
-        value.store(panel + k * W + c * V::lanes);
-        total[c] = total[c] + value;
+        int64_t at = n + c * V::lanes, left = n1 - at;
+        int lanes = left >= V::lanes ? V::lanes : left > 0 ? (int)left : 0;
+        if constexpr (narrow) {
+          const Stored* next = k + 1 < depth ? b[k + 1] + at : nullptr;
+          pairs<V>(b[k] + at, next, lanes).store((T*)(panel + k * W) + c * V::lanes);
+          total[c] = total[c] + load<V>(b[k] + at, lanes);
+          if (next) total[c] = total[c] + load<V>(next, lanes);
+        } else {
+          V value = lanes ? load<V>(b[k] + at, lanes) : splat<V>(0);
+          value.store(panel + k * W + c * V::lanes);
+          total[c] = total[c] + value;
+        }
       }
-      }
+    }
     for (int c = 0; c < C; c++) total[c].store(totals + c * V::lanes);
   }
 };

@@ -66,19 +66,15 @@ def step(kind: str, x: Tensor, h: Tensor, carried: tuple[Tensor, ...]) -> tuple[
     return (read + (exact - read).detach(),)
 
 
-def layer(
-    kind: str, w: dict[str, Tensor], x: Tensor, states: tuple[Tensor, ...], reverse: bool = False
-) -> list[Tensor]:
-    """Output (T, B, …) and final states of one layer and direction; ``w`` holds the weights without their suffix."""
+def layer(kind: str, w: dict[str, Tensor], x: Tensor, states: tuple[Tensor, ...]) -> list[Tensor]:
+    """Output (T, B, …) and final states of one layer; ``w`` holds the weights without their suffix."""
     zero = x.new_zeros(())
     h, carried, outputs = states[0], states, []
     x_part = x @ w["weight_ih"].T + w.get("bias_ih", zero)
-    for t in reversed(range(len(x))) if reverse else range(len(x)):
+    for t in range(len(x)):
         carried = step(kind, x_part[t], h @ w["weight_hh"].T + w.get("bias_hh", zero), carried)
         h = stored(carried[0])
         if "weight_hr" in w:
             h = stored(noted(h @ w["weight_hr"].T))
         outputs.append(h)
-    if reverse:
-        outputs.reverse()
     return [torch.stack(outputs), h, *(stored(c) for c in carried[1:])]

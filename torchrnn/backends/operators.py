@@ -92,12 +92,12 @@ def reference_gradients(
     if not again:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
     S = len(call.cell.states)
-    states, weights = tuple(inputs[1 : 1 + S]), inputs[1 + S :]
-    call = call._replace(x=inputs[0], states=states, weights=weights)
     with torch.enable_grad():
+        x, *tensors = (t.to(COMPUTED_IN[t.dtype]) for t in inputs)
+        call = call._replace(x=x, states=tuple(tensors[:S]), weights=tensors[S:])
         y, finals, everything = reference.run_all(call._replace(all_states=len(gradients) > 1 + S))
-    results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
-    outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
+        results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
+        outputs = [(r.to(g.dtype), g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]
     found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
