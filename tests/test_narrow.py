@@ -264,6 +264,21 @@ def test_a_trace_is_that_of_the_call() -> None:
         torch.testing.assert_close(a.double(), b, atol=4 * EPS * float(b.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_that_were_kept_are_those_of_the_equations(kind: str) -> None:
+    for H in (7, 8):  # 7: the outputs fill half a number of what is kept
+        layer, x, states = random_call(kind, 5, 3, 4, H)
+        hx = tuple(states) if len(states) > 1 else states[0]
+        with torchrnn.use("cpu"):
+            expected = layer(x, hx, lengths=[5, 3, 2], return_all=True)[2]
+            with torch.no_grad():
+                found = layer(x, hx, lengths=[5, 3, 2], return_all=True)[2]
+        for name in expected:
+            got, wanted = getattr(found, name), getattr(expected, name).detach()
+            assert got.dtype == torch.bfloat16
+            torch.testing.assert_close(got, wanted, atol=2 * EPS, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
 @needs_instructions
 def test_the_dense_lstm_is_ours_unless_there_are_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x, _ = random_call("LSTM", 5, 3, 4, 6)
