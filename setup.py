@@ -37,6 +37,7 @@ ISA_FLAGS = {
     "isa_avx2": ["-mavx2", "-mfma"],
     "isa_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
 }
+ISA_FLAGS["isa_avx512bf16"] = [*ISA_FLAGS["isa_avx512"], "-mavx512bf16"]
 EXTRA = os.environ.get("TORCHRNN_CXXFLAGS", "").split()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # The linker keeps the first of equal inline functions: it must not be one that only newer processors can run.

@@ -1,13 +1,13 @@
 // The sweep forward: slabs of the x-part for some steps at once, then step by step; and a whole layer of it.
 
-template <class Cell, class V>
-struct Forward : Sweep<Cell, V> {
-  using Base = Sweep<Cell, V>;
+template <class Cell, class V, class Stored = typename V::type>
+struct Forward : Sweep<Cell, V, Stored> {
+  using Base = Sweep<Cell, V, Stored>;
   using typename Base::T;
   using Base::Base, Base::G, Base::S, Base::columns, Base::s, Base::d, Base::H, Base::out, Base::time,
-      Base::output_before, Base::state_before;
+      Base::output_before, Base::state_before, Base::running, Base::initial, Base::copy, Base::narrow;
 
-  void run(const Chunk& own, const Matrix<V>& w_x, const Matrix<V>& w_h, const Matrix<V>& w_r,
+  void run(const Chunk& own, const Matrix<V, Stored>& w_x, const Matrix<V, Stored>& w_h, const Matrix<V, Stored>& w_r,
            const T* bias, Profile* profile) const {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
@@ -16,21 +16,22 @@ struct Forward : Sweep<Cell, V> {
     if (slab > s.T) slab = s.T;
     Buffer<T> x_part(slab * B * G * H + V::lanes);
     Buffer<T*> pointers(4 * slab * B);
-    Buffer<T> middle(d.w_hr && !d.unprojected ? B * H : 1);
+    Buffer<Stored> middle(d.w_hr && !d.unprojected ? B * H : 1);
     for (int64_t i = 0; i < s.T; i += slab) {
       int64_t last = i + slab < s.T ? i + slab : s.T, M = 0;
-      T **from = pointers, **to = pointers + slab * B;
+      const Stored** from = (const Stored**)(T**)pointers;
+      T** to = pointers + slab * B;
       for (int64_t j = i; j < last; j++)
         for (int64_t r = 0, n = own.rows(s, time(j)); r < n; r++, M++) {
-          from[M] = (T*)d.x.at(time(j), own.begin + r);
+          from[M] = d.x.at(time(j), own.begin + r);
           to[M] = x_part + M * G * H;
         }
-      multiply_all<V>(M, w_x, (const T* const*)from, to, bias, false);
+      multiply_all<V>(M, w_x, from, to, bias, false);
       if (profile) lap(*profile, X_PART);
       const T* part = x_part;
       for (int64_t j = i; j < last; j++) {
         int64_t n = own.rows(s, time(j));
-        step(time(j), own.begin, n, part, w_h, w_r, (const T**)(pointers + 2 * slab * B), middle);
+        step(time(j), own.begin, n, part, w_h, w_r, (const Stored**)(pointers + 2 * slab * B), middle);
         part += n * G * H;
       }
       if (profile) lap(*profile, SWEEP_FORWARD);
@@ -71,6 +72,7 @@ struct Forward : Sweep<Cell, V> {
   }
 
   void start(const Chunk& own) const {
+    if constexpr (narrow) return this->widen(own.begin, own.end);
     for (int k = 1; k < S; k++)
       if (!d.sequence[k])
         for (int64_t j = own.begin * H; j < own.end * H; j++) d.final[k][j] = d.initial[k][j];
@@ -79,20 +81,19 @@ struct Forward : Sweep<Cell, V> {
   void finish(const Chunk& own) const {
     for (int64_t r = own.begin; r < own.end; r++) {
       int64_t length = s.length(r), t = d.reverse ? 0 : length - 1;
-      const T* from = length ? d.y.at(t, r) : d.initial[0] + r * out;
+      const Stored* from = length ? d.y.at(t, r) : d.initial[0] + r * out;
       for (int64_t j = 0; j < out; j++) d.final[0][r * out + j] = from[j];
       for (int k = 1; k < S; k++)
-        if (d.sequence[k])
-          for (int64_t j = 0; j < H; j++)
-            d.final[k][r * H + j] = length ? d.sequence[k][s.index(t, r) * H + j] : d.initial[k][r * H + j];
+        if (d.sequence[k]) copy(length ? d.sequence[k] + s.index(t, r) * H : initial(k) + r * H, d.final[k] + r * H, H);
+        else if constexpr (narrow) copy(running(k) + r * H, d.final[k] + r * H, H);
     }
   }
 
-  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V>& w_h, const Matrix<V>& w_r,
-            const T** pointers, T* middle) const {
-    const Panels<V>& panels = w_h.panels;
-    const T** previous = pointers;
-    T** projected = (T**)(pointers + rows);
+  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V, Stored>& w_h,
+            const Matrix<V, Stored>& w_r, const Stored** pointers, Stored* middle) const {
+    const Panels<V, Stored>& panels = w_h.panels;
+    const Stored** previous = pointers;
+    Stored** projected = (Stored**)(pointers + rows);
     for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
     alignas(64) T tile[MAX_TILE * V::lanes];
     for (int64_t q = 0; q < panels.count(); q++) {
@@ -116,20 +117,21 @@ struct Forward : Sweep<Cell, V> {
   }
 
   // One vector of units of one row: the cell's function on the tile.
-  void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const T* previous, T* middle) const {
+  void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const Stored* previous,
+             Stored* middle) const {
     if (__builtin_expect(d.open, false)) units_open(t, r, unit, tile, x_part, previous, middle);
     else if (H - unit >= V::lanes) units_of<Cell, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
     else units_of<Cell, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
   }
   __attribute__((noinline)) void units_open(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part,
-                                            const T* previous, T* middle) const {
+                                            const Stored* previous, Stored* middle) const {
     using Open = typename Cell::open;
     if (H - unit >= V::lanes) units_of<Open, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
     else units_of<Open, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
   }
   template <class Functor, bool full>
   TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, const T* x_part,
-                                const T* previous, T* middle) const {
+                                const Stored* previous, Stored* middle) const {
     constexpr int saved = Functor::saved;
     V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
     for (int g = 0; g < G; g++) {
@@ -143,14 +145,19 @@ struct Forward : Sweep<Cell, V> {
       }
     }
     for (int k = 0; k < S; k++)
-      if (Cell::reads[k]) before[k] = load<V, full>((k ? state_before(k, t, r) : previous) + unit, lanes);
+      if constexpr (narrow) {
+        if (Cell::reads[k]) before[k] = load<V, full>((k ? state_before(k, t, r) : running(0) + r * H) + unit, lanes);
+      } else if (Cell::reads[k]) {
+        before[k] = load<V, full>((k ? state_before(k, t, r) : previous) + unit, lanes);
+      }
     if constexpr (__is_same(Functor, Cell)) Functor::forward(a, before, after, keep);
     else Functor::forward(a, before, after, keep, d.options);
     int64_t n = s.index(t, r);
-    T* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
+    Stored* output = !d.w_hr ? d.y.at(t, r) : d.unprojected ? d.unprojected + n * H : middle;
     store<full>(after[0], output + unit, lanes);
+    if constexpr (narrow && Cell::reads[0]) store<full>(after[0], running(0) + r * H + unit, lanes);
     for (int k = 1; k < S; k++)
-      store<full>(after[k], (d.sequence[k] ? d.sequence[k] + n * H : d.final[k] + r * H) + unit, lanes);
+      store<full>(after[k], (d.sequence[k] ? d.sequence[k] + n * H : running(k) + r * H) + unit, lanes);
     if (d.keep)
       for (int j = 0; j < saved; j++) store<full>(keep[j], d.keep + (n * saved + j) * H + unit, lanes);
   }
@@ -158,49 +165,51 @@ struct Forward : Sweep<Cell, V> {
 
 // The weights of one direction as the sweep multiplies with them, in one block of memory: packed for a call, or once
 // for many steps. The biases are summed where the parts are.
-template <class Cell, class V>
+template <class Cell, class V, class Stored = typename V::type>
 struct PackedWeights {
   using T = typename V::type;
   static constexpr int G = Cell::gates;
-  Matrix<V> x, h, r;
+  Matrix<V, Stored> x, h, r;
   T *bias, *b_hh;
   int64_t size;
 
   PackedWeights(const Shape& s, T* memory)
       : x{{G * s.H, 1, s.I}}, h{{s.H, G, s.P ? s.P : s.H}}, r{{s.P, 1, s.H}} {
-    x.packed = memory, h.packed = x.packed + x.panels.size(), r.packed = h.packed + h.panels.size();
-    bias = r.packed + r.panels.size();
+    x.packed = (Stored*)memory, h.packed = x.packed + x.panels.size(), r.packed = h.packed + h.panels.size();
+    bias = (T*)(r.packed + r.panels.size());
     b_hh = bias + G * s.H + V::lanes;
     size = b_hh + G * s.H + V::lanes - memory;
   }
 
-  void fill(const Shape& s, const Direction<T>& d) const {
+  void fill(const Shape& s, const Direction<T, Stored>& d) const {
     int64_t GH = G * s.H, out = s.P ? s.P : s.H;
     x.pack_all(d.w_ih, 0, s.I, 1);
     h.pack_all(d.w_hh, s.H * out, out, 1);
     if (d.w_hr) r.pack_all(d.w_hr, 0, s.H, 1);
     if (!d.b_ih) return;
     for (int64_t j = 0; j < GH; j++) {
-      bias[j] = d.b_ih[j] + (Cell::h_column[j / s.H] == j / s.H ? d.b_hh[j] : 0);
+      bias[j] = d.b_ih[j] + (Cell::h_column[j / s.H] == j / s.H ? T(d.b_hh[j]) : 0);
       b_hh[j] = d.b_hh[j];
     }
   }
 };
 
-template <class Cell, class V>
-static void layer_forward(const Layer<typename V::type>& layer) {
+template <class Cell, class V, class Stored = typename V::type>
+static void layer_forward(const Layer<typename V::type, Stored>& layer) {
   using T = typename V::type;
-  using Weights = PackedWeights<Cell, V>;
+  using Weights = PackedWeights<Cell, V, Stored>;
+  constexpr bool narrow = !__is_same(Stored, T);
   const Shape& s = layer.shape;
   Profile* profile = layer.profile;
   if (profile) begin(*profile);
-  if (s.T == 1 && s.B <= 12 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
-    for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
-    if (profile) lap(*profile, SWEEP_FORWARD);
-    return;
-  }
-  int64_t size = Weights(s, nullptr).size;
-  Buffer<T> scratch(layer.packed ? 1 : size * layer.directions);
+  if constexpr (!narrow)
+    if (s.T == 1 && s.B <= 12 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
+      for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
+      if (profile) lap(*profile, SWEEP_FORWARD);
+      return;
+    }
+  int64_t size = Weights(s, nullptr).size, states = narrow ? Cell::states * s.B * s.H : 0;
+  Buffer<T> scratch(layer.packed ? 1 : (size + states) * layer.directions);
   T* memory = layer.packed ? layer.packed : scratch;
   Weights weights[2] = {{s, memory}, {s, memory + size}};
   if (!layer.packed) in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i]); });
@@ -209,9 +218,14 @@ static void layer_forward(const Layer<typename V::type>& layer) {
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
     int64_t of = i / chunks;
     const Weights& w = weights[of];
-    Direction<T> d = layer.direction[of];
-    if (layer.packed && d.b_hh) d.b_hh = w.b_hh;
-    Forward<Cell, V>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr, profile);
+    Direction<T, Stored> d = layer.direction[of];
+    if constexpr (narrow) {
+      for (int k = 0; k < Cell::states; k++)
+        d.running[k] = memory + size * layer.directions + (of * Cell::states + k) * s.B * s.H;
+    } else if (layer.packed && d.b_hh) {
+      d.b_hh = w.b_hh;
+    }
+    Forward<Cell, V, Stored>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr, profile);
   });
 }
 

@@ -38,9 +38,9 @@ static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t s
     for (int c = 0; c < C; c++) sum[r][c].store(tile + (r * C + c) * V::lanes);
 }
 
-template <class V, int C, int R>
-static void multiply_rows(int rows, int64_t K, const typename V::type* const* a, int64_t stride,
-                          const typename V::type* w, int64_t step, typename V::type* tile, bool add) {
+template <class V, int C, int R, class Stored>
+static void multiply_rows(int rows, int64_t K, const Stored* const* a, int64_t stride, const Stored* w, int64_t step,
+                          typename V::type* tile, bool add) {
   if constexpr (R > 1)
     if (rows < R) return multiply_rows<V, C, R - 1>(rows, K, a, stride, w, step, tile, add);
   if (add) multiply_tile<V, R, C, true>(K, a, stride, w, step, tile);
@@ -48,10 +48,10 @@ static void multiply_rows(int rows, int64_t K, const typename V::type* const* a,
 }
 
 // tile[rows][C][L] = (add ? tile : 0) + sum over k of a[r][k * stride] * w[k * step]; 1 <= rows <= tile_rows<V>(C).
-// In a panel the step is C * L.
-template <class V>
-static void multiply(int C, int rows, int64_t K, const typename V::type* const* a, int64_t stride,
-                     const typename V::type* w, int64_t step, typename V::type* tile, bool add) {
+// In a panel the step is C * L. Of bfloat16 a[r] and w hold pairs, see narrow.h.
+template <class V, class Stored>
+static void multiply(int C, int rows, int64_t K, const Stored* const* a, int64_t stride, const Stored* w, int64_t step,
+                     typename V::type* tile, bool add) {
 #define TORCHRNN_CASE(c) \
   case c: return multiply_rows<V, c, tile_rows<V>(c)>(rows, K, a, stride, w, step, tile, add);
   switch (C) {
@@ -65,33 +65,6 @@ static void multiply(int C, int rows, int64_t K, const typename V::type* const* 
     TORCHRNN_CASE(8)
   }
 #undef TORCHRNN_CASE
-}
-
-// Rows and columns of a square block exchanged: in each round, neighbours `half` apart swap their off-diagonal quarters.
-template <class V>
-static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
-  constexpr int L = V::lanes;
-#if defined(__GNUC__) && !defined(__clang__)
-  typedef decltype(V{}.v < V{}.v) Index;
-  for (int half = 1; half < L; half *= 2) {
-    Index low, high;
-    for (int l = 0; l < L; l++) {
-      low[l] = l & half ? L + l - half : l;
-      high[l] = l & half ? L + l : l + half;
-    }
-    for (int i = 0; i < L; i++)
-      if (!(i & half)) {
-        V a = rows[i], b = rows[i + half];
-        rows[i].v = __builtin_shuffle(a.v, b.v, low);
-        rows[i + half].v = __builtin_shuffle(a.v, b.v, high);
-      }
-  }
-#else
-  typename V::type block[L][L];
-  for (int i = 0; i < L; i++)
-    for (int j = 0; j < L; j++) block[j][i] = rows[i].v[j];
-  for (int i = 0; i < L; i++) rows[i] = V::load(block[i]);
-#endif
 }
 
 // sum[r] += the products of the lanes of x and of row r of w, for R rows.
@@ -157,15 +130,44 @@ static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
 #endif
 }
 
-// How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last.
+// One column of a panel: `lanes` units, the numbers of a unit `depth` apart.
 template <class V>
+static void pack_column(typename V::type* out, int64_t step, const typename V::type* from, int64_t lanes, int64_t K,
+                        int64_t unit, int64_t depth) {
+  int64_t k = 0;
+  if (unit == 1) {
+    for (; k < K; k++) {
+      V row = lanes == V::lanes ? V::load(from + k * depth) : V::load_first(from + k * depth, (int)lanes);
+      row.store(out + k * step);
+    }
+  } else if (depth == 1) {
+    for (; k + V::lanes <= K; k += V::lanes) {
+      V rows[V::lanes];
+      for (int l = 0; l < V::lanes; l++) rows[l] = l < lanes ? V::load(from + l * unit + k) : splat<V>(0);
+      transpose(rows);
+      for (int l = 0; l < V::lanes; l++) rows[l].store(out + (k + l) * step);
+    }
+  }
+  for (; k < K; k++)
+    for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
+}
+
+// How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last. Where pairs
+// of k are packed, `parts` runs of K may each fill up their last pair.
+template <class V, class Stored = typename V::type>
 struct Panels {
+  static constexpr bool narrow = !__is_same(Stored, typename V::type);
   int64_t units;
   int G;
   int64_t K;
+  int parts;
   int blocks;  // vectors of units in a full panel
 
-  Panels(int64_t units, int G, int64_t K) : units(units), G(G), K(K), blocks(G >= 3 ? 1 : G == 2 ? 2 : 4) {}
+  Panels(int64_t units, int G, int64_t K, int parts = 1)
+      : units(units), G(G), K(K), parts(parts), blocks(G >= 3 ? 1 : G == 2 ? 2 : 4) {}
+
+  int64_t padded() const { return narrow ? K + (K & 1) : K; }
+  int64_t depth() const { return padded() * parts; }
 
   int64_t width() const { return (int64_t)blocks * V::lanes; }
   int64_t count() const { return (units + width() - 1) / width(); }
@@ -174,73 +176,55 @@ struct Panels {
     int64_t left = (units - p * width() + V::lanes - 1) / V::lanes;
     return left < blocks ? (int)left : blocks;
   }
-  int64_t offset(int64_t p) const { return p * width() * G * K; }  // panels before the last are full
-  int64_t size() const { return (units + V::lanes - 1) / V::lanes * V::lanes * G * K; }
-  int64_t size_of(int64_t p) const { return (int64_t)vectors(p) * V::lanes * G * K; }
+  int64_t offset(int64_t p) const { return p * width() * G * depth(); }  // panels before the last are full
+  int64_t size() const { return (units + V::lanes - 1) / V::lanes * V::lanes * G * depth(); }
 
-  // Pack panel p of w, where value (k, gate g, unit u) stands at w[g * gate + u * unit + k * depth].
-  void pack(int64_t p, typename V::type* to, const typename V::type* w, int64_t gate, int64_t unit, int64_t depth) const {
+  // Pack panel p of w, where value (k, gate g, unit u) stands at w[g * gate + u * unit + k * by].
+  void pack(int64_t p, Stored* to, const Stored* w, int64_t gate, int64_t unit, int64_t by) const {
     int n = vectors(p);
+    int64_t step = (int64_t)n * G * V::lanes;
     for (int b = 0; b < n; b++) {
       int64_t first = p * width() + (int64_t)b * V::lanes;
       int64_t lanes = units - first < V::lanes ? units - first : V::lanes;
-      for (int g = 0; g < G; g++) {
-        const typename V::type* from = w + g * gate + first * unit;
-        typename V::type* out = to + (b * G + g) * V::lanes;
-        int64_t step = (int64_t)n * G * V::lanes;
-        int64_t k = 0;
-        if (unit == 1) {
-          for (; k < K; k++) {
-            V row = lanes == V::lanes ? V::load(from + k * depth) : V::load_first(from + k * depth, (int)lanes);
-            row.store(out + k * step);
-          }
-        } else if (depth == 1) {
-          for (; k + V::lanes <= K; k += V::lanes) {
-            V rows[V::lanes];
-            for (int l = 0; l < V::lanes; l++) rows[l] = l < lanes ? V::load(from + l * unit + k) : splat<V>(0);
-            transpose(rows);
-            for (int l = 0; l < V::lanes; l++) rows[l].store(out + (k + l) * step);
-          }
-        }
-        for (; k < K; k++)
-          for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
-      }
+      for (int g = 0; g < G; g++)
+        for (int i = 0; i < parts; i++)
+          pack_column<V>(to + i * padded() * step + (b * G + g) * V::lanes * (narrow ? 2 : 1), step,
+                         w + g * gate + first * unit + i * K * by, lanes, K, unit, by);
     }
   }
 };
 
 // A matrix as the right-hand side of products: packed, or with full panels read as they lie.
-template <class V>
+template <class V, class Stored = typename V::type>
 struct Matrix {
-  using T = typename V::type;
-  Panels<V> panels;
-  T* packed = nullptr;
-  const T* raw = nullptr;  // where it serves unpacked
+  Panels<V, Stored> panels;
+  Stored* packed = nullptr;
+  const Stored* raw = nullptr;  // where it serves unpacked
   int64_t depth = 0;
 
-  const T* at(int64_t p) const { return whole(p) ? raw + p * panels.width() : packed + panels.offset(p); }
+  const Stored* at(int64_t p) const { return whole(p) ? raw + p * panels.width() : packed + panels.offset(p); }
   int64_t step(int64_t p) const { return whole(p) ? depth : (int64_t)panels.vectors(p) * panels.G * V::lanes; }
   bool whole(int64_t p) const { return raw && (p + 1) * panels.width() <= panels.units; }
 
   // As Panels::pack. For few rows packing costs more than it saves, where units are neighbours already.
-  void pack(const T* w, int64_t gate, int64_t unit, int64_t by, int64_t rows) {
-    if (rows <= 8 && unit == 1 && panels.G == 1) raw = w, depth = by;
+  void pack(const Stored* w, int64_t gate, int64_t unit, int64_t by, int64_t rows) {
+    if (rows <= 8 && unit == 1 && panels.G == 1 && !panels.narrow) raw = w, depth = by;
     for (int64_t p = 0; p < panels.count(); p++)
       if (!whole(p)) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
   }
 
   // The same without a look at `w` later: for what is kept, or packed through a copy of this.
-  void pack_all(const T* w, int64_t gate, int64_t unit, int64_t by) const {
+  void pack_all(const Stored* w, int64_t gate, int64_t unit, int64_t by) const {
     for (int64_t p = 0; p < panels.count(); p++) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
   }
 };
 
 // out[m][n] = start[n] + (add ? out[m][n] : 0) + sum over k of a[m][k] * w(k, n), for M rows given by pointers.
-template <class V>
-static void multiply_all(int64_t M, const Matrix<V>& w, const typename V::type* const* a, typename V::type* const* out, const typename V::type* start,
-                         bool add) {
+template <class V, class Stored, class Out>
+static void multiply_all(int64_t M, const Matrix<V, Stored>& w, const Stored* const* a, Out* const* out,
+                         const typename V::type* start, bool add) {
   using T = typename V::type;
-  const Panels<V>& panels = w.panels;
+  const Panels<V, Stored>& panels = w.panels;
   alignas(64) T tile[MAX_TILE * V::lanes];
   for (int64_t p = 0; p < panels.count(); p++) {
     int C = panels.vectors(p), most = tile_rows<V>(C);
@@ -248,19 +232,24 @@ static void multiply_all(int64_t M, const Matrix<V>& w, const typename V::type* 
     for (int64_t m = 0; m < M; m += most) {
       int rows = M - m < most ? (int)(M - m) : most;
       multiply<V>(C, rows, panels.K, a + m, 1, w.at(p), w.step(p), tile, false);
+      for (int i = 1; i < panels.parts; i++) {
+        const Stored* part[tile_rows<V>(1)];
+        for (int r = 0; r < rows; r++) part[r] = a[m + r] + i * panels.K;
+        multiply<V>(C, rows, panels.K, part, 1, w.at(p) + i * panels.padded() * w.step(p), w.step(p), tile, true);
+      }
       for (int r = 0; r < rows; r++)
         for (int c = 0; c < C; c++) {
           int64_t n = first + (int64_t)c * V::lanes, left = panels.units - n;
           V value = V::load(tile + (r * C + c) * V::lanes);
-          T* to = out[m + r] + n;
+          Out* to = out[m + r] + n;
           if (left >= V::lanes) {
-            if (start) value = value + V::load(start + n);
-            if (add) value = value + V::load(to);
-            value.store(to);
+            if (start) value = value + load<V, true>(start + n, V::lanes);
+            if (add) value = value + load<V, true>(to, V::lanes);
+            store<true>(value, to, V::lanes);
           } else {
-            if (start) value = value + V::load_first(start + n, (int)left);
-            if (add) value = value + V::load_first(to, (int)left);
-            value.store_first(to, (int)left);
+            if (start) value = value + load<V>(start + n, (int)left);
+            if (add) value = value + load<V>(to, (int)left);
+            store(value, to, (int)left);
           }
         }
     }

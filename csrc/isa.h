@@ -18,6 +18,9 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "simd.h"
 #include "vector_math.h"
 #include "options.h"
+#if TORCHRNN_NARROW
+#include "narrow.h"
+#endif
 // in this order: each stands on those before it
 #include "gemm.h"
 #include "transposed.h"
@@ -25,6 +28,20 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "forward.h"
 #include "backward.h"
 #include "cells/all.h"
+
+#if TORCHRNN_NARROW  // bfloat16 alone: all else is another set's
+
+template <class Cell>
+static constexpr NarrowKernels kernels_of() {
+  using V = Vec<float, 16>;
+  return {layer_forward<Cell, V, bfloat16>, layer_backward<Cell, V, bfloat16>};
+}
+#define TORCHRNN_ROW(cell) kernels_of<cell>(),
+extern const NarrowKernels table[];
+const NarrowKernels table[] = {TORCHRNN_CELLS(TORCHRNN_ROW)};
+#undef TORCHRNN_ROW
+
+#else
 
 enum Task { forward, backward, pack };
 
@@ -56,6 +73,8 @@ static const CellKernels cells[] = {TORCHRNN_CELLS(TORCHRNN_ROW)};
 #undef TORCHRNN_ROW
 
 extern const Kernels table;
-const Kernels table = {TORCHRNN_TEXT(TORCHRNN_ISA), cells, sizeof cells / sizeof *cells};
+const Kernels table = {TORCHRNN_TEXT(TORCHRNN_ISA), cells, sizeof cells / sizeof *cells, nullptr};
+
+#endif
 
 }  // namespace torchrnn::TORCHRNN_ISA

@@ -19,11 +19,21 @@ struct CellKernels {
   const char *kept, *kept_open;  // names of what is saved
 };
 
+// A cell's layer with tensors of bfloat16, whose products are made of it, too.
+struct NarrowKernels {
+  void (*forward)(const Layer<float, bfloat16>&);
+  void (*backward)(const Layer<float, bfloat16>&);
+};
+
 struct Kernels {
   const char* isa;
   const CellKernels* cells;
   int count;
+  const NarrowKernels* narrow;  // of the same cells; null: the processor does not multiply bfloat16
 };
+
+// Whether the processor has matrix instructions for bfloat16 (AMX): torch's kernels use them, ours do not.
+bool has_tiles();
 
 // Throws std::runtime_error where the environment variable TORCHRNN_ISA names a set that this processor lacks.
 const Kernels& kernels();

@@ -1,14 +1,13 @@
-// One recurrent layer as plain pointers and sizes: what the operators hand to the sweep.
+// One recurrent layer as plain pointers and sizes: what the operators hand to the sweep. It computes in T; tensors hold
+// Stored, which is T or, for T = float, bfloat16.
 //
 // Letters: T time, B batch, N all steps of all rows, I input, H hidden, P projected output (0: none), G gates.
 #pragma once
 
 #include <stdint.h>
 
+#include "bfloat16.h"
 #include "profile.h"
-
-// compiled under several instruction sets: inlined, so that none of them is linked in another's place
-#define TORCHRNN_HERE inline __attribute__((always_inline))
 
 namespace torchrnn {
 
@@ -55,29 +54,30 @@ struct Shape {
 };
 
 // One direction of a layer: what it reads and writes. Null where there is none or nobody asks.
-template <class T>
+template <class T, class Stored = T>
 struct Direction {
   bool reverse;
   bool open;                     // the options are not plain: the cell's functions that take them run
   Options options;
-  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
-  Rows<const T> x;
-  Rows<T> y;                     // (…, P), without projection (…, H)
-  const T* initial[MAX_STATES];  // as y (B, …), then (B, H)
-  T* final[MAX_STATES];
+  const Stored *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  Rows<const Stored> x;
+  Rows<Stored> y;                     // (…, P), without projection (…, H)
+  const Stored* initial[MAX_STATES];  // as y (B, …), then (B, H)
+  Stored* final[MAX_STATES];
   T* sequence[MAX_STATES];       // training, or if asked for: states after the first at every step, (N, H)
   T* keep;                       // training: (N, saved, H)
-  T* unprojected;                // training with projection: (N, H)
+  Stored* unprojected;           // training with projection: (N, H)
+  T* running[MAX_STATES];        // scratch where T is not Stored: the states from step to step, (B, H)
   // backward
-  Rows<const T> dy;              // base null: zeros
-  const T* dfinal[MAX_STATES];   // null: zeros
-  const T* dall[MAX_STATES];     // of the states after the first at every step; null: zeros
-  T* dinitial[MAX_STATES];
-  T* da;                         // scratch: gradients of the pre-activations, (N, columns, H)
-  T* dprojected;                 // scratch with projection: (N, P)
-  Rows<T> dx;
-  bool add_dx;                   // the other direction has written there
-  T *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr;
+  Rows<const Stored> dy;             // base null: zeros
+  const Stored* dfinal[MAX_STATES];  // null: zeros
+  const T* dall[MAX_STATES];         // of the states after the first at every step; null: zeros
+  Stored* dinitial[MAX_STATES];
+  Stored* da;                        // scratch: gradients of the pre-activations, (N, columns, H)
+  Stored* dprojected;                // scratch with projection: (N, P)
+  Rows<Stored> dx;
+  bool add_dx;                       // the other direction has written there
+  Stored *dw_ih, *dw_hh, *db_ih, *db_hh, *dw_hr;
 };
 
 struct Parallel {
@@ -85,11 +85,11 @@ struct Parallel {
   void (*run)(int64_t tasks, void (*body)(void*, int64_t), void* data);  // calls body(data, task) for each task
 };
 
-template <class T>
+template <class T, class Stored = T>
 struct Layer {
   Shape shape;
   int directions;
-  Direction<T> direction[2];
+  Direction<T, Stored> direction[2];
   Parallel parallel;
   T* packed;  // the weights of the one direction as `pack` has left them, b_hh among them; null: packed for this call
   Profile* profile;  // null: nobody asks

@@ -12,6 +12,9 @@ using torch::headeronly::ScalarType;
 
 static std::string isa() { return kernels().isa; }
 
+// Whether layers take bfloat16.
+static bool takes_bfloat16() { return kernels().narrow; }
+
 static const CellKernels* find(const std::string& name) {
   const Kernels& all = kernels();
   for (int i = 0; i < all.count; i++)
@@ -47,13 +50,10 @@ static void collect(const Steps& steps, int64_t D, int64_t H, const T* from, T* 
       std::memcpy((void*)(to + n * H), (const void*)(from + steps.place[n] * H), (size_t)H * sizeof(T));
 }
 
-template <class T>
-static T* pointer(const Tensor& t) { return t.mutable_data_ptr<T>(); }
-
 // Output, final states, if asked for the last layer's states after the first at all steps, each (D, M, H), and in
 // training what backward needs; a single step has no output beside its states.
-template <class T>
-static Tensors forward_of(const Stack<T>& stack) {
+template <class T, class Stored>
+static Tensors forward_of(const Stack<T, Stored>& stack) {
   const Steps& steps = stack.steps;
   const int S = stack.cell.states;
   const bool planned = steps.kind == Steps::PLANNED, all = stack.said.all;
@@ -64,50 +64,51 @@ static Tensors forward_of(const Stack<T>& stack) {
   const size_t first = results.size(), first_all = first + (size_t)S;
   for (int k = 0; k < S; k++) results.push_back(fresh_as(stack.states[(size_t)k]));
   STD_TORCH_CHECK(!all || !stack.one_step(), "the states of all steps are those of a layer");
-  for (int k = 1; all && k < S; k++) results.push_back(fresh(stack.x, {D, steps.M, H}));
-  T *reserve = nullptr, *y = pointer<T>(results[0]);
+  for (int k = 1; all && k < S; k++) results.push_back(fresh_computed<T, Stored>(stack.x, {D, steps.M, H}));
+  T* reserve = nullptr;
+  Stored* y = write<Stored>(results[0]);
   std::optional<Tensor> between;
   if (stack.said.training) {
-    results.push_back(fresh(stack.x, {stack.reserve_size()}));
-    reserve = pointer<T>(results.back());
+    results.push_back(fresh_computed<T, Stored>(stack.x, {stack.reserve_size()}));
+    reserve = write<T>(results.back());
   } else if (L > 1) {
     between = fresh(stack.x, {2 * stack.outputs()});
   }
-  std::vector<SegmentStates<T>> initial, final;
+  std::vector<SegmentStates<Stored>> initial, final;
   for (int k = 0; planned && k < S; k++) {
     initial.emplace_back(steps, LD, D, stack.width(k));
     final.emplace_back(steps, LD, D, stack.width(k));
-    initial.back().enter(stack.states[(size_t)k].template const_data_ptr<T>());
+    initial.back().enter(read<Stored>(stack.states[(size_t)k]));
   }
   std::vector<T> everything(planned && all && !reserve ? (size_t)((S - 1) * D * steps.N * H) : 0);
-  Rows<const T> from = stack.rows(stack.x);
+  Rows<const Stored> from = stack.rows(stack.x);
   for (int64_t l = 0; l < L; l++) {
     T* kept = reserve ? reserve + l * stack.kept_layer() : nullptr;
-    T* to = l == L - 1 ? y : kept ? kept : pointer<T>(*between) + (l & 1) * stack.outputs();
-    Request<T> request = stack.layer(l);
+    Stored* to = l == L - 1 ? y : kept ? (Stored*)kept : write<Stored>(*between) + (l & 1) * stack.outputs();
+    Request<T, Stored> request = stack.layer(l);
     request.set_input(from);
-    request.set_outputs(to, kept ? kept + stack.outputs() : nullptr);
+    request.set_outputs(to, kept ? kept + stack.room() : nullptr);
     for (int k = 0; k < S; k++) {
-      request.set_initial(k, stack.of_layer(planned ? (const T*)initial[(size_t)k].values.data()
-                                                    : stack.states[(size_t)k].template const_data_ptr<T>(), l, k));
+      request.set_initial(k, stack.of_layer(planned ? (const Stored*)initial[(size_t)k].values.data()
+                                                    : read<Stored>(stack.states[(size_t)k]), l, k));
       request.set_final(k, stack.of_layer(planned ? final[(size_t)k].values.data()
-                                                  : pointer<T>(results[first + (size_t)k]), l, k));
+                                                  : write<Stored>(results[first + (size_t)k]), l, k));
       if (k && all && !kept && l == L - 1)
         request.set_sequence(k, planned ? everything.data() + (k - 1) * D * steps.N * H
-                                        : pointer<T>(results[first_all + (size_t)k - 1]));
+                                        : write<T>(results[first_all + (size_t)k - 1]));
     }
     if (steps.N || steps.kind != Steps::PLANNED) forward(stack.cell, request.layer);
     // backward reads what was computed, and the user may change his in place, as with torch.nn
-    if (kept && l == L - 1) std::memcpy((void*)kept, (const void*)to, (size_t)stack.outputs() * sizeof(T));
+    if (kept && l == L - 1) std::memcpy((void*)kept, (const void*)to, (size_t)stack.outputs() * sizeof(Stored));
     for (int k = 1; all && l == L - 1 && k < S && (kept || planned); k++)
       for (int64_t d = 0; d < D; d++)
         spread(steps, 1, H, (const T*)request.layer.direction[d].sequence[k],
-               pointer<T>(results[first_all + (size_t)k - 1]) + d * steps.M * H);
-    from = steps.rows((const T*)to, width);
+               write<T>(results[first_all + (size_t)k - 1]) + d * steps.M * H);
+    from = steps.rows((const Stored*)to, width);
   }
   steps.clear_others(y, width);
   for (int k = 0; planned && k < S; k++)
-    final[(size_t)k].leave(stack.states[(size_t)k].template const_data_ptr<T>(), pointer<T>(results[first + (size_t)k]));
+    final[(size_t)k].leave(read<Stored>(stack.states[(size_t)k]), write<Stored>(results[first + (size_t)k]));
   return results;
 }
 
@@ -126,8 +127,8 @@ static int64_t lowest_wanted(const std::vector<int64_t>& needs, size_t states, i
 }
 
 // Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks.
-template <class T>
-static Tensors backward_of(const Stack<T>& stack, const Tensor& reserve, const Given& given,
+template <class T, class Stored>
+static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve, const Given& given,
                            const std::vector<int64_t>& needs) {
   const Steps& steps = stack.steps;
   const size_t S = (size_t)stack.cell.states, W = stack.weights.size();
@@ -143,38 +144,40 @@ static Tensors backward_of(const Stack<T>& stack, const Tensor& reserve, const G
     const Tensor& like = i == 0 ? stack.x : i <= S ? stack.states[i - 1] : stack.weights[i - 1 - S];
     results.push_back(needs[i] ? fresh_as(like) : fresh(stack.x, {0}));
   }
-  auto wanted = [&](size_t i) { return needs[i] ? pointer<T>(results[i]) : nullptr; };
+  auto wanted = [&](size_t i) { return needs[i] ? write<Stored>(results[i]) : nullptr; };
   auto held = [&](const Tensor& t) {
     alive.push_back(t);
-    return t.template const_data_ptr<T>();
+    return t;
   };
-  Rows<const T> above{};
+  Rows<const Stored> above{};
   if (given.y.has_value()) {
     stack.expect_rows(*given.y, width, "the gradient of the output");
     alive.push_back(planned ? dense(*given.y) : dense_rows(*given.y));
     above = stack.rows(alive.back());
   }
-  std::vector<SegmentStates<T>> begins, final, initial;  // states, and gradients
-  const T *dfinal[MAX_STATES] = {}, *dall[MAX_STATES] = {};
-  T* dinitial[MAX_STATES] = {};
+  std::vector<SegmentStates<Stored>> begins, final, initial;  // states, and gradients
+  const Stored* dfinal[MAX_STATES] = {};
+  const T* dall[MAX_STATES] = {};
+  Stored* dinitial[MAX_STATES] = {};
+  std::vector<T> sums[MAX_STATES];  // of gradients of segments that began with the same state
   std::vector<T> everything(planned ? given.all.size() * (size_t)(D * steps.N * H) : 0);
   for (size_t k = 0; k < S; k++) {
     if (given.final[k].has_value()) {
       stack.expect_states(*given.final[k], (int)k, "the gradient of a state");
-      dfinal[k] = held(dense(*given.final[k]));
+      dfinal[k] = read<Stored>(held(dense(*given.final[k])));
     }
     dinitial[k] = wanted(1 + k);
     if (planned) {
       begins.emplace_back(steps, LD, D, stack.width((int)k));
-      begins[k].enter(stack.states[k].template const_data_ptr<T>());
+      begins[k].enter(read<Stored>(stack.states[k]));
       final.emplace_back(steps, LD, D, stack.width((int)k));
       initial.emplace_back(steps, LD, D, stack.width((int)k));
-      if (dinitial[k]) std::memset((void*)dinitial[k], 0, (size_t)(LD * steps.B * stack.width((int)k)) * sizeof(T));
-      final[k].enter_back(dfinal[k], dinitial[k]);
+      if (dinitial[k]) sums[k].resize((size_t)(LD * steps.B * stack.width((int)k)));
+      final[k].enter_back(dfinal[k], dinitial[k] ? sums[k].data() : nullptr);
     }
     if (k && !given.all.empty() && given.all[k - 1].has_value()) {
       expect(*given.all[k - 1], {D, steps.M, H}, "the gradient of all states");
-      dall[k] = held(dense(*given.all[k - 1]));
+      dall[k] = read<T>(held(dense(*given.all[k - 1])));
       if (planned) {
         T* to = everything.data() + (int64_t)(k - 1) * D * steps.N * H;
         collect(steps, D, H, dall[k], to);
@@ -183,22 +186,22 @@ static Tensors backward_of(const Stack<T>& stack, const Tensor& reserve, const G
     }
   }
   Tensor scratch = fresh(stack.x, {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
-  T *da = pointer<T>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
+  Stored *da = write<Stored>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
   if (planned && !steps.N) {  // nothing was computed
     for (Tensor& t : results)
-      if (&t <= &results[0] || &t > &results[S]) std::memset((void*)pointer<T>(t), 0, (size_t)t.numel() * sizeof(T));
+      if (&t <= &results[0] || &t > &results[S]) std::memset((void*)write<Stored>(t), 0, (size_t)t.numel() * sizeof(T));
     return results;
   }
   const int64_t lowest = lowest_wanted(needs, S, D * stack.per_direction);
   for (int64_t l = L - 1; l >= lowest; l--) {
-    T* outputs = const_cast<T*>(kept.const_data_ptr<T>()) + l * stack.kept_layer();
-    T* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);
-    Request<T> request = stack.layer(l);
-    request.set_input(l ? steps.rows((const T*)outputs - stack.kept_layer(), width) : stack.rows(stack.x));
-    request.set_outputs(outputs, outputs + stack.outputs());
-    T* at = da;
+    T* reserved = const_cast<T*>(read<T>(kept)) + l * stack.kept_layer();
+    Stored* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);
+    Request<T, Stored> request = stack.layer(l);
+    request.set_input(l ? steps.rows((const Stored*)(reserved - stack.kept_layer()), width) : stack.rows(stack.x));
+    request.set_outputs((Stored*)reserved, reserved + stack.room());
+    Stored* at = da;
     for (int d = 0; d < D; d++) {
-      Direction<T>& to = request.layer.direction[d];
+      Direction<T, Stored>& to = request.layer.direction[d];
       to.dy = above;
       if (above.base) to.dy.base += d * stack.out;
       to.dx = steps.rows(dx, l ? width : stack.I);
@@ -220,41 +223,50 @@ static Tensors backward_of(const Stack<T>& stack, const Tensor& reserve, const G
       at += steps.N * stack.P;
     }
     for (size_t k = 0; k < S; k++)
-      request.set_initial((int)k, stack.of_layer(planned ? (const T*)begins[k].values.data()
-                                                         : stack.states[k].template const_data_ptr<T>(), l, (int)k));
+      request.set_initial((int)k, stack.of_layer(planned ? (const Stored*)begins[k].values.data()
+                                                         : read<Stored>(stack.states[k]), l, (int)k));
     backward(stack.cell, request.layer);
-    above = steps.rows((const T*)dx, width);
+    above = steps.rows((const Stored*)dx, width);
   }
-  if (T* dx = wanted(0)) steps.clear_others(dx, stack.I);
+  if (Stored* dx = wanted(0)) steps.clear_others(dx, stack.I);
   for (size_t k = 0; planned && k < S; k++)
-    if (dinitial[k]) initial[k].leave_back(dinitial[k]);
+    if (dinitial[k]) {
+      initial[k].leave_back(sums[k].data());
+      std::copy(sums[k].begin(), sums[k].end(), dinitial[k]);
+    }
   return results;
 }
 
-template <class T>
 static Tensors run_forward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                            const std::optional<Tensor>& numbers, const Said& said) {
-  return forward_of(Stack<T>(cell, x, states, weights, numbers, said));
+  switch (x.scalar_type()) {
+    case ScalarType::Double: return forward_of(Stack<double>(cell, x, states, weights, numbers, said));
+    case ScalarType::BFloat16: return forward_of(Stack<float, bfloat16>(cell, x, states, weights, numbers, said));
+    default: return forward_of(Stack<float>(cell, x, states, weights, numbers, said));
+  }
 }
-template <class T>
 static Tensors run_backward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                             const std::optional<Tensor>& numbers, const Said& said, const Tensor& reserve,
                             const Given& given, const std::vector<int64_t>& needs) {
-  return backward_of(Stack<T>(cell, x, states, weights, numbers, said), reserve, given, needs);
+  auto run = [&](auto stack) { return backward_of(stack, reserve, given, needs); };
+  switch (x.scalar_type()) {
+    case ScalarType::Double: return run(Stack<double>(cell, x, states, weights, numbers, said));
+    case ScalarType::BFloat16: return run(Stack<float, bfloat16>(cell, x, states, weights, numbers, said));
+    default: return run(Stack<float>(cell, x, states, weights, numbers, said));
+  }
 }
 
 // Quick to call: cell and options by numbers.
 static Tensors stack(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                      const std::optional<Tensor>& numbers, int64_t flags, double limit) {
-  auto f = x.scalar_type() == ScalarType::Double ? run_forward<double> : run_forward<float>;
-  return f(numbered(cell), x, states, weights, numbers, Said::of(flags, limit));
+  return run_forward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit));
 }
 static Tensors stack_backward(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                               const std::optional<Tensor>& numbers, int64_t flags, double limit, const Tensor& reserve,
                               const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
                               const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
-  auto f = x.scalar_type() == ScalarType::Double ? run_backward<double> : run_backward<float>;
-  return f(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall}, needs);
+  return run_backward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall},
+                      needs);
 }
 
 // The same for graphs, which people and exporters read: by names.
@@ -276,9 +288,8 @@ template <bool training>
 static Tensors recurrent(const std::string& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                          const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& plan, bool bias,
                          bool bidirectional, const std::string& activation, std::optional<double> limit) {
-  auto f = x.scalar_type() == ScalarType::Double ? run_forward<double> : run_forward<float>;
-  return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
-           said(batch_sizes, plan, bias, bidirectional, training, activation, limit));
+  return run_forward(known(cell), x, states, weights, plan ? plan : batch_sizes,
+                     said(batch_sizes, plan, bias, bidirectional, training, activation, limit));
 }
 static Tensors recurrent_backward(const std::string& cell, const Tensor& x, const Tensors& states,
                                   const Tensors& weights, const std::optional<Tensor>& batch_sizes,
@@ -286,15 +297,17 @@ static Tensors recurrent_backward(const std::string& cell, const Tensor& x, cons
                                   const std::string& activation, std::optional<double> limit, const Tensor& reserve,
                                   const std::optional<Tensor>& dy, const std::vector<std::optional<Tensor>>& dfinal,
                                   const std::vector<int64_t>& needs) {
-  auto f = x.scalar_type() == ScalarType::Double ? run_backward<double> : run_backward<float>;
-  return f(known(cell), x, states, weights, plan ? plan : batch_sizes,
-           said(batch_sizes, plan, bias, bidirectional, true, activation, limit), reserve, {dy, dfinal, {}}, needs);
+  return run_backward(known(cell), x, states, weights, plan ? plan : batch_sizes,
+                      said(batch_sizes, plan, bias, bidirectional, true, activation, limit), reserve, {dy, dfinal, {}},
+                      needs);
 }
 
 }  // namespace torchrnn
 
 STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("isa() -> str");
+  m.def("takes_bfloat16() -> bool");
+  m.def("tiles() -> bool");
   m.def("number(str cell) -> int");
   m.def("saved(int cell, bool plain) -> int");
   m.def("kept(int cell, bool plain) -> str");
@@ -316,6 +329,8 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&torchrnn::isa));
+  m.impl("takes_bfloat16", TORCH_BOX(&torchrnn::takes_bfloat16));
+  m.impl("tiles", TORCH_BOX(&torchrnn::has_tiles));
   m.impl("number", TORCH_BOX(&torchrnn::number));
   m.impl("saved", TORCH_BOX(&torchrnn::saved));
   m.impl("kept", TORCH_BOX(&torchrnn::kept));

@@ -6,6 +6,13 @@
 
 namespace torchrnn {
 
+inline const NarrowKernels& narrow(const CellKernels& c) {
+  STD_TORCH_CHECK(kernels().narrow, "the kernels must be those for avx512bf16 to take bfloat16, got those for ",
+                  kernels().isa, ": cast the arguments to float32");
+  return kernels().narrow[&c - kernels().cells];
+}
+inline void forward(const CellKernels& c, const Layer<float, bfloat16>& l) { narrow(c).forward(l); }
+inline void backward(const CellKernels& c, const Layer<float, bfloat16>& l) { narrow(c).backward(l); }
 inline void forward(const CellKernels& c, const Layer<float>& l) { c.forward_float(l); }
 inline void forward(const CellKernels& c, const Layer<double>& l) { c.forward_double(l); }
 inline void backward(const CellKernels& c, const Layer<float>& l) { c.backward_float(l); }
@@ -25,11 +32,11 @@ inline Options options_of(int64_t activation, double limit) {
 }
 
 // A layer's sizes, checked weights and what it reads and writes. `weights` are contiguous and stay alive, as does `steps`.
-template <class T>
+template <class T, class Stored = T>
 struct Request {
   const CellKernels& cell;
   const Steps& steps;
-  Layer<T> layer{};
+  Layer<T, Stored> layer{};
   int64_t N, out;
   int per_direction;
 
@@ -47,16 +54,16 @@ struct Request {
     STD_TORCH_CHECK(per_direction == (bias ? 4 : 2) + (s.P ? 1 : 0), "a layer of ", per_direction,
                     " weights for each direction is no ", cell.name);
     for (int d = 0; d < directions; d++) {
-      Direction<T>& to = layer.direction[d];
+      Direction<T, Stored>& to = layer.direction[d];
       to.reverse = d == 1;
       to.options = options, to.open = !options.plain();
       const Tensor* w = weights + d * per_direction;
       check(w, bias);
-      to.w_ih = w[0].template const_data_ptr<T>();
-      to.w_hh = w[1].template const_data_ptr<T>();
-      to.b_ih = bias ? w[2].template const_data_ptr<T>() : nullptr;
-      to.b_hh = bias ? w[3].template const_data_ptr<T>() : nullptr;
-      to.w_hr = s.P ? w[per_direction - 1].template const_data_ptr<T>() : nullptr;
+      to.w_ih = read<Stored>(w[0]);
+      to.w_hh = read<Stored>(w[1]);
+      to.b_ih = bias ? read<Stored>(w[2]) : nullptr;
+      to.b_hh = bias ? read<Stored>(w[3]) : nullptr;
+      to.w_hr = s.P ? read<Stored>(w[per_direction - 1]) : nullptr;
     }
   }
 
@@ -72,14 +79,14 @@ struct Request {
   int64_t width(int k) const { return k ? layer.shape.H : out; }
   int64_t row(int k) const { return layer.shape.B * width(k); }
 
-  void set_input(const Rows<const T>& x) {
+  void set_input(const Rows<const Stored>& x) {
     for (int d = 0; d < layer.directions; d++) layer.direction[d].x = x;
   }
   // States (D, rows, …) of the sweep.
-  void set_initial(int k, const T* from) {
+  void set_initial(int k, const Stored* from) {
     for (int d = 0; d < layer.directions; d++) layer.direction[d].initial[k] = from + d * row(k);
   }
-  void set_final(int k, T* to) {
+  void set_final(int k, Stored* to) {
     for (int d = 0; d < layer.directions; d++) layer.direction[d].final[k] = to + d * row(k);
   }
   void set_sequence(int k, T* to) {
@@ -90,17 +97,17 @@ struct Request {
   // Numbers that a direction keeps for backward beside the outputs, of n steps.
   int64_t kept(int64_t n) const { return n * layer.shape.H * (saved() + cell.states - 1 + (layer.shape.P ? 1 : 0)); }
 
-  void set_outputs(T* y, T* reserve) {
+  void set_outputs(Stored* y, T* reserve) {
     int64_t NH = N * layer.shape.H;
     for (int d = 0; d < layer.directions; d++) {
-      Direction<T>& to = layer.direction[d];
+      Direction<T, Stored>& to = layer.direction[d];
       to.y = steps.rows(y + d * out, layer.directions * out);
       if (!reserve) continue;
       T* at = reserve + d * kept(N);
       to.keep = at;
       at += NH * saved();
       for (int k = 1; k < cell.states; k++, at += NH) to.sequence[k] = at;
-      to.unprojected = layer.shape.P ? at : nullptr;
+      to.unprojected = layer.shape.P ? (Stored*)at : nullptr;
     }
   }
 };

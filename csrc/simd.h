@@ -198,3 +198,42 @@ TORCHRNN_PARTIAL(double, 4, 256, __mmask8, pd)
 TORCHRNN_PARTIAL(double, 2, , __mmask8, pd)
 #undef TORCHRNN_PARTIAL
 #endif
+
+// All lanes, or the first ones: decided outside, so that the usual case has no branches.
+template <class V, bool full = false>
+static TORCHRNN_INLINE V load(const typename V::type* from, int lanes) {
+  if (full || lanes == V::lanes) return V::load(from);
+  return V::load_first(from, lanes);
+}
+template <bool full = false, class V>
+static TORCHRNN_INLINE void store(V value, typename V::type* to, int lanes) {
+  if (full || lanes == V::lanes) value.store(to);
+  else value.store_first(to, lanes);
+}
+
+// Rows and columns of a square block exchanged: in each round, neighbours `half` apart swap their off-diagonal quarters.
+template <class V>
+static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
+  constexpr int L = V::lanes;
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef decltype(V{}.v < V{}.v) Index;
+  for (int half = 1; half < L; half *= 2) {
+    Index low, high;
+    for (int l = 0; l < L; l++) {
+      low[l] = l & half ? L + l - half : l;
+      high[l] = l & half ? L + l : l + half;
+    }
+    for (int i = 0; i < L; i++)
+      if (!(i & half)) {
+        V a = rows[i], b = rows[i + half];
+        rows[i].v = __builtin_shuffle(a.v, b.v, low);
+        rows[i + half].v = __builtin_shuffle(a.v, b.v, high);
+      }
+  }
+#else
+  typename V::type block[L][L];
+  for (int i = 0; i < L; i++)
+    for (int j = 0; j < L; j++) block[j][i] = rows[i].v[j];
+  for (int i = 0; i < L; i++) rows[i] = V::load(block[i]);
+#endif
+}

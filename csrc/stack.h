@@ -18,7 +18,7 @@ struct Said {
 
 // L layers of D directions; states (L·D, B, H), weights by layer, then direction. A single step is one of one layer and
 // direction whose tensors lack the dimensions of those and of time.
-template <class T>
+template <class T, class Stored = T>
 struct Stack {
   const CellKernels& cell;
   const Said said;
@@ -71,22 +71,23 @@ struct Stack {
   Tensor fresh_rows(int64_t features) const {
     return x.dim() == 2 ? fresh(x, {x.size(0), features}) : fresh(x, {x.size(0), x.size(1), features});
   }
-  Rows<const T> rows(const Tensor& t) const {
-    const T* base = t.template const_data_ptr<T>();
+  Rows<const Stored> rows(const Tensor& t) const {
+    const Stored* base = read<Stored>(t);
     return steps.kind == Steps::DENSE ? steps.rows(base, t.stride(0), t.stride(1)) : steps.rows(base, 0, t.stride(-2));
   }
 
-  Request<T> layer(int64_t l) const {
+  Request<T, Stored> layer(int64_t l) const {
     const Tensor* w = &weights[(size_t)(l * D * per_direction)];
     return {cell, steps, (int)D, l ? D * out : I, out, w, per_direction, said.bias, said.options};
   }
 
   // What backward needs: for each layer its outputs once more, then what its directions keep. Where only some steps
-  // count there is room for all, so that the size follows from those of the arguments.
+  // count there is room for all, so that the size follows from those of the arguments. The sizes are in T.
   int64_t outputs() const { return steps.M * D * out; }
+  int64_t room() const { return std::is_same_v<T, Stored> ? outputs() : (outputs() + 1) / 2; }
   int64_t kept_layer() const {
     int64_t saved = said.options.plain() ? cell.saved : cell.saved_open;
-    return outputs() + D * steps.M * H * (saved + cell.states - 1 + (P ? 1 : 0));
+    return room() + D * steps.M * H * (saved + cell.states - 1 + (P ? 1 : 0));
   }
   int64_t reserve_size() const { return L * kept_layer(); }
 

@@ -143,7 +143,8 @@ struct SegmentStates {
     });
   }
   // The way back of `leave`: gradients of final states to segments, and to the user's initial states.
-  void enter_back(const T* gradient, T* to) {
+  template <class Sum>
+  void enter_back(const T* gradient, Sum* to) {
     if (gradient)
       each_end([&](int64_t row, T* segment, int64_t kept) {
         if (segment) copy(segment, gradient + row * width);
@@ -151,7 +152,8 @@ struct SegmentStates {
       });
   }
   // The way back of `enter`.
-  void leave_back(T* to) {
+  template <class Sum>
+  void leave_back(Sum* to) {
     each_begin([&](T* from, int64_t row) {
       if (row >= 0) add(to + row * width, from);
     });
@@ -160,7 +162,8 @@ struct SegmentStates {
  private:
   void zero(T* to) const { std::memset((void*)to, 0, (size_t)width * sizeof(T)); }
   void copy(T* to, const T* from) const { std::memcpy((void*)to, (const void*)from, (size_t)width * sizeof(T)); }
-  void add(T* to, const T* from) const {
+  template <class Sum>
+  void add(Sum* to, const T* from) const {
     for (int64_t j = 0; j < width; j++) to[j] += from[j];
   }
 };

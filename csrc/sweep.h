@@ -72,18 +72,6 @@ static void in_parallel(const Parallel& parallel, int64_t tasks, const F& f) {
   }
 }
 
-// All lanes, or the first ones: decided outside, so that the usual case has no branches.
-template <class V, bool full = false>
-static TORCHRNN_INLINE V load(const typename V::type* from, int lanes) {
-  if (full || lanes == V::lanes) return V::load(from);
-  return V::load_first(from, lanes);
-}
-template <bool full = false, class V>
-static TORCHRNN_INLINE void store(V value, typename V::type* to, int lanes) {
-  if (full || lanes == V::lanes) value.store(to);
-  else value.store_first(to, lanes);
-}
-
 // Rows [begin, end) of the batch that a task owns.
 struct Chunk {
   int64_t begin, end;
@@ -107,16 +95,17 @@ static Chunk chunk(const Shape& s, int64_t i, int64_t of) {
   return {bounds[0], bounds[1]};
 }
 
-template <class Cell, class V>
+template <class Cell, class V, class Stored = typename V::type>
 struct Sweep {
   using T = typename V::type;
   static constexpr int G = Cell::gates, S = Cell::states, columns = Cell::columns;
+  static constexpr bool narrow = !__is_same(Stored, T);
 
   const Shape& s;
-  const Direction<T>& d;
+  const Direction<T, Stored>& d;
   int64_t H, out;
 
-  Sweep(const Shape& s, const Direction<T>& d) : s(s), d(d), H(s.H), out(s.P ? s.P : s.H) {}
+  Sweep(const Shape& s, const Direction<T, Stored>& d) : s(s), d(d), H(s.H), out(s.P ? s.P : s.H) {}
 
   int64_t time(int64_t i) const { return d.reverse ? s.T - 1 - i : i; }
   int64_t before(int64_t t) const { return d.reverse ? t + 1 : t - 1; }
@@ -124,13 +113,33 @@ struct Sweep {
   bool begins(int64_t t, int64_t r) const { return d.reverse ? t + 1 == s.T || r >= s.rows(t + 1) : t == 0; }
   bool ends(int64_t t, int64_t r) const { return d.reverse ? t == 0 : t + 1 == s.T || r >= s.rows(t + 1); }
 
-  TORCHRNN_INLINE const T* output_before(int64_t t, int64_t r) const {
+  TORCHRNN_INLINE const Stored* output_before(int64_t t, int64_t r) const {
     return begins(t, r) ? d.initial[0] + r * out : d.y.at(before(t), r);
   }
-  // State k > 0 before step t: in training at its place in the sequence, otherwise in the final states, step by step.
+  // State k > 0 before step t: in training at its place in the sequence, otherwise where states are kept step by step.
   TORCHRNN_INLINE const T* state_before(int k, int64_t t, int64_t r) const {
-    if (!d.sequence[k]) return d.final[k] + r * H;
-    return begins(t, r) ? d.initial[k] + r * H : d.sequence[k] + s.index(before(t), r) * H;
+    if (!d.sequence[k]) return running(k) + r * H;
+    return begins(t, r) ? initial(k) + r * H : d.sequence[k] + s.index(before(t), r) * H;
+  }
+  T* running(int k) const {
+    if constexpr (narrow) return d.running[k];
+    else return d.final[k];
+  }
+  const T* initial(int k) const {
+    if constexpr (narrow) return d.running[k];  // which is written in inference only
+    else return d.initial[k];
+  }
+  template <class From, class To>
+  static void copy(const From* from, To* to, int64_t count) {
+    for (int64_t j = 0; j < count; j += V::lanes) {
+      int lanes = count - j < V::lanes ? (int)(count - j) : V::lanes;
+      store(load<V>(from + j, lanes), to + j, lanes);
+    }
+  }
+  // The initial states of some rows to where they are kept; that of the output, where the cell reads it.
+  void widen(int64_t begin, int64_t end) const {
+    for (int k = Cell::reads[0] && !d.w_hr ? 0 : 1; k < S; k++)
+      copy(d.initial[k] + begin * H, d.running[k] + begin * H, (end - begin) * H);
   }
 
   // Gates whose h-parts stand side by side among the columns, from gate g on.

@@ -4,9 +4,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "bfloat16.h"
 
 namespace torchrnn {
 
@@ -17,6 +20,24 @@ inline void in_threads(int64_t tasks, void (*body)(void*, int64_t), void* data) 
   torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) body(data, i);
   });
+}
+
+// The numbers of a tensor, which must be of that type.
+template <class T>
+const T* read(const Tensor& t) {
+  return t.const_data_ptr<T>();
+}
+template <class T>
+T* write(const Tensor& t) {
+  return t.mutable_data_ptr<T>();
+}
+template <>
+inline const bfloat16* read(const Tensor& t) {
+  return (const bfloat16*)t.const_data_ptr<torch::headeronly::BFloat16>();
+}
+template <>
+inline bfloat16* write(const Tensor& t) {
+  return (bfloat16*)t.mutable_data_ptr<torch::headeronly::BFloat16>();
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -44,15 +65,23 @@ inline int32_t type_code(const Tensor& t) {
 }
 
 // A fresh tensor on the CPU by the shortest way: torch's new_empty takes four times as long.
-inline AtenTensorHandle fresh_handle(const Tensor& like, std::initializer_list<int64_t> sizes) {
+inline AtenTensorHandle fresh_handle(int32_t type, std::initializer_list<int64_t> sizes) {
   int64_t strides[4], step = 1;
   for (size_t i = sizes.size(); i-- > 0; step *= sizes.begin()[i]) strides[i] = step;
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides,
-                                                         type_code(like), aoti_torch_device_type_cpu(), 0, &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides, type,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
   return made;
 }
+inline AtenTensorHandle fresh_handle(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  return fresh_handle(type_code(like), sizes);
+}
 inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) { return Tensor(fresh_handle(like, sizes)); }
+// Of the type in which is computed what `like` stores.
+template <class T, class Stored>
+Tensor fresh_computed(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  return Tensor(fresh_handle(std::is_same_v<T, Stored> ? type_code(like) : aoti_torch_dtype_float32(), sizes));
+}
 inline Tensor fresh_as(const Tensor& t) {
   switch (t.dim()) {
     case 1: return fresh(t, {t.size(0)});

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fused import needs_kernels
 
 pytestmark = needs_kernels
@@ -70,6 +71,47 @@ def test_every_instruction_set_agrees_with_float64() -> None:
     for isa, (out, err) in zip(processes, finish(*processes.values()), strict=True):
         if "must be one of those that this processor has" not in err:
             assert out == f"{isa} 144", err
+
+
+BFLOAT16 = """
+import torch, torchrnn
+torch.manual_seed(0)
+x = torch.randn(6, 3, 5).bfloat16()
+chosen = []
+for kind in "RNN", "LSTM", "GRU":
+    layer = getattr(torchrnn, kind)(5, 17, 2, bidirectional=True, dtype=torch.bfloat16)
+    chosen.append(torchrnn.explain(layer, x).backend)
+    exact = getattr(torchrnn, kind)(5, 17, 2, bidirectional=True, dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    grads = []
+    for module in layer, exact:
+        y = x.to(module.weight_ih_l0.dtype).requires_grad_()
+        with torchrnn.use("cpu"):
+            output = module(y, lengths=[6, 2, 4])[0]
+        grads.append([output, *torch.autograd.grad(output.square().sum(), [y, *module.parameters()])])
+    for a, b in zip(*grads):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a.double(), b, atol=4 * 2**-7 * b.abs().max().item(), rtol=0)
+print(torch.ops.torchrnn.isa(), torch.ops.torchrnn.takes_bfloat16(), *chosen)
+if not torch.ops.torchrnn.takes_bfloat16():
+    weights = [torch.randn(4, 4).bfloat16() for _ in range(2)]
+    try:
+        number = torch.ops.torchrnn.number("rnn_tanh")
+        torch.ops.torchrnn.stack(number, x[:, :, :4], [torch.zeros(1, 3, 4).bfloat16()], weights, None, 0, float("inf"))
+    except RuntimeError as error:
+        assert "cast the arguments to float32" in str(error), error
+    else:
+        raise AssertionError("kernels that do not know bfloat16 took it")
+"""
+
+
+def test_bfloat16_on_each_instruction_set() -> None:
+    names = ["avx2", "avx512", "avx512bf16"]
+    for isa, (out, err) in zip(names, finish(*(start(BFLOAT16, TORCHRNN_ISA=isa) for isa in names)), strict=True):
+        if "must be one of those that this processor has" not in err:
+            narrow = isa == "avx512bf16"
+            lstm = "cpu" if narrow and not torch.ops.torchrnn.tiles() else "aten"
+            assert out == f"{isa} {narrow} cpu {lstm} cpu", err
 
 
 WORKERS = """

@@ -34,10 +34,10 @@ def use(**environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_loads_and_names_its_instruction_set() -> None:
     assert _extension.missing() is None
-    assert torch.ops.torchrnn.isa() in ("baseline", "avx2", "avx512")
+    assert torch.ops.torchrnn.isa() in ("baseline", "avx2", "avx512", "avx512bf16")
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512bf16"])
 def test_each_instruction_set_can_be_forced(isa: str) -> None:
     result = use(TORCHRNN_ISA=isa)
     if "must be one of those that this processor has" in result.stderr:

@@ -110,10 +110,13 @@ def _stack(
     M = math.prod(x.shape[:-1])
     results = [] if one_step else [x.new_empty((*x.shape[:-1], D * P))]
     results += [x.new_empty(s.shape) for s in states]
+    computed = torch.float32 if x.dtype is torch.bfloat16 else x.dtype  # what the kernels keep for themselves
     if all:
-        results += [x.new_empty((D, M, H)) for _ in states[1:]]
+        results += [x.new_empty((D, M, H), dtype=computed) for _ in states[1:]]
     if saved is not None:
-        results.append(x.new_empty((L * M * D * (P + H * (saved + len(states) - 1 + projected)),)))
+        outputs = M * D * P if x.dtype is not torch.bfloat16 else (M * D * P + 1) // 2
+        kept = L * (outputs + M * D * H * (saved + len(states) - 1 + projected))
+        results.append(x.new_empty((kept,), dtype=computed))
     return results
 
 

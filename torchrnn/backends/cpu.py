@@ -12,7 +12,16 @@ from torch import Tensor
 
 from torchrnn.activation import ACTIVATIONS, PLAIN
 from torchrnn.backends import step, traced
-from torchrnn.backends.operators import COMPUTED_IN, NUMBERS, batched, missing, operators, reference_gradients
+from torchrnn.backends.operators import (
+    COMPUTED_IN,
+    NUMBERS,
+    batched,
+    missing,
+    operators,
+    reference_gradients,
+    takes_bfloat16,
+    tiles,
+)
 from torchrnn.backends.packing import Packing
 from torchrnn.call import Call, transform
 from torchrnn.cell import Cell
@@ -42,9 +51,10 @@ def refuses(call: Call) -> str | None:
             return f"the input is {dtype}; the kernels take float32, float64, bfloat16 and float16"
         plain = call.options is PLAIN  # torch's kernels would take it
         dense = call.batch_sizes is None and call.steps is None
-        if plain and (call.one_step or (dense and x.size(0) == 1)):
+        cast = dtype is not torch.bfloat16 or not takes_bfloat16()
+        if plain and (call.one_step or (cast and dense and x.size(0) == 1)):
             return f"a single step in {dtype} costs less than its casts to float32"
-        if plain and dtype is torch.bfloat16 and call.cell.name == "lstm" and dense:
+        if plain and dtype is torch.bfloat16 and call.cell.name == "lstm" and dense and (cast or tiles()):
             return "torch's LSTM multiplies bfloat16 with the processor's own instructions, where it has them"
     if not x.numel() or not call.states[0].numel():
         return "the input is empty"
@@ -82,7 +92,7 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
     After those the gates, where no gradient is asked for and they are among what the kernels keep.
     """
-    if COMPUTED_IN[call.x.dtype] is not call.x.dtype:
+    if _is_cast(call.x.dtype):
         y, *more = run_all(_widened(call))
         finals, everything = (tuple(s.to(call.x.dtype) for s in states) for states in more)
         return y.to(call.x.dtype), finals, everything
@@ -95,7 +105,7 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
         return y, finals, ()
     D, steps = 2 if call.bidirectional else 1, y.shape[:-1]
     first = y.unflatten(-1, (D, -1)).movedim(-2, 0)
-    all_states = (first, *(s.view(D, *steps, -1) for s in everything[: S - 1]))
+    all_states = (first, *(s.view(D, *steps, -1).to(y.dtype) for s in everything[: S - 1]))
     return y, finals, (*all_states, *_gates(call, everything[S - 1 :], y, D))
 
 
@@ -119,12 +129,20 @@ def _gates(call: Call, reserve: Sequence[Tensor], y: Tensor, D: int) -> list[Ten
     packing = None if call.steps is None else Packing(call)
     if packing is not None:
         N = packing.steps.numel()
-    all_kept = reserve[0][y.numel() :]
+    # before it come the outputs: of bfloat16 two in the room of one number
+    all_kept = reserve[0][y.numel() if y.dtype is reserve[0].dtype else (y.numel() + 1) // 2 :]
     projected = len(call.weights) // D == (5 if call.bias else 3)
     size = N * H * (len(names) + len(call.states) - 1 + projected)
     kept = all_kept[: D * size].view(D, size)[:, : N * len(names) * H].view(D, N, len(names), H)
-    found = [kept[:, :, names.index(gate)] for gate in call.cell.gates]
+    found = [kept[:, :, names.index(gate)].to(y.dtype) for gate in call.cell.gates]
     return [g.unflatten(1, y.shape[:-1]) if packing is None else packing.by_direction(g) for g in found]
+
+
+def _is_cast(dtype: torch.dtype) -> bool:
+    """Whether tensors are cast around the kernels; in a graph always, since it may run on another processor."""
+    if COMPUTED_IN[dtype] is dtype:
+        return False
+    return torch.compiler.is_compiling() or dtype is not torch.bfloat16 or not takes_bfloat16()
 
 
 def _widened(call: Call) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,18 @@ def missing(cell: Cell) -> str | None:
     return reason
 
 
+@cache
+def takes_bfloat16() -> bool:
+    """Whether the kernels take bfloat16, and multiply it as this processor does: elsewhere it is cast to float32."""
+    return torch.ops.torchrnn.takes_bfloat16()
+
+
+@cache
+def tiles() -> bool:
+    """Whether the processor has matrix instructions for bfloat16, which torch's LSTM uses and our kernels do not."""
+    return torch.ops.torchrnn.tiles()
+
+
 class _Operators:
     """The operators, looked up once: a look-up through torch.ops costs as much as checking a call."""
 
@@ -79,12 +92,12 @@ def reference_gradients(
     if not again:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
     S = len(call.cell.states)
-    states, weights = tuple(inputs[1 : 1 + S]), inputs[1 + S :]
-    call = call._replace(x=inputs[0], states=states, weights=weights)
     with torch.enable_grad():
+        x, *tensors = (t.to(COMPUTED_IN[t.dtype]) for t in inputs)
+        call = call._replace(x=x, states=tuple(tensors[:S]), weights=tensors[S:])
         y, finals, everything = reference.run_all(call._replace(all_states=len(gradients) > 1 + S))
-    results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
-    outputs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None]
+        results = finals if call.one_step else (y, *finals, *(s.flatten(1, -2) for s in everything[1:]))
+        outputs = [(r.to(g.dtype), g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]
     found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
