@@ -1,0 +1,215 @@
+"""A layer of any cell as ONNX's Scan: its body is one step, exported by torch from the cell's own equations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchrnn.activation import Options
+from torchrnn.cell import CELLS
+from torchrnn.onnx.said import Layer, Results, Steps, Value, package
+
+_numbers = itertools.count()
+
+
+class _Body(nn.Module):
+    """One step of one direction: what a Scan repeats."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.cell, self.bias, self.projected = CELLS[layer.cell], layer.bias, layer.projected
+        self.options = Options(layer.activation, math.inf if layer.limit is None else layer.limit)
+
+    def forward(
+        self,
+        states: list[Tensor],
+        x: Tensor,
+        counts: Tensor | None,
+        begins: Tensor | None,
+        initial: list[Tensor],
+        weights: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Previous states, W_ih x + b_ih, flags (B, 1), what begins start from, W_hh … -> new states and the output."""
+        if begins is not None:
+            start = initial or [torch.zeros_like(s) for s in states]
+            states = [torch.where(begins, i, s) for i, s in zip(start, states, strict=True)]
+        h = F.linear(states[0], weights[0], weights[1] if self.bias else None)
+        new = self.cell(x, h, tuple(states), self.options)
+        if self.projected:
+            new = (F.linear(new[0], weights[-1]), *new[1:])
+        if counts is None:
+            return *new, new[0].clone()
+        output = torch.where(counts, new[0], torch.zeros_like(new[0]))
+        return *(torch.where(counts, n, s) for n, s in zip(new, states, strict=True)), output
+
+
+class _Flags(NamedTuple):
+    """Which steps count, and at which a sequence begins, by direction; each (T, B, 1)."""
+
+    counts: Value | None
+    begins: list[Value | None]
+
+
+def run(layer: Layer, x: Value) -> Results:
+    """One Scan a direction, and what brings its results into our form."""
+    op = package("onnxscript").opset18
+    flags = _flags(layer.steps, x, layer.D)
+    outputs, finals = [], []
+    for d, weights in enumerate(layer.weights):
+        states = [op.Gather(s, d, axis=0) for s in layer.states]  # (B, H)
+        parts = _of_input(layer, x, weights)
+        *final, output = _sweep(layer, parts, states, weights, flags.counts, flags.begins[d], reverse=d == 1)
+        outputs.append(output)
+        finals.append([op.Unsqueeze(f, [0]) for f in final])
+    if layer.D == 1:
+        return outputs[0], finals[0]
+    return op.Concat(*outputs, axis=2), [op.Concat(*pair, axis=0) for pair in zip(*finals, strict=True)]
+
+
+def step(layer: Layer, x: Value) -> list[Value]:
+    """One step of a cell, x (B, I) and states (B, H) -> the new states: a body that nothing repeats."""
+    weights = layer.weights[0]
+    parts = _of_input(layer, x, weights)
+    body = _body(layer, layer.states, parts, None, None, False, _of_body(layer, weights))
+    for mine, theirs in zip(body.inputs, [*layer.states, parts, *_of_body(layer, weights)], strict=True):
+        mine.replace_all_uses_with(theirs)
+    new = list(body.outputs)[:-1]
+    body.outputs.clear()
+    inner = list(body)
+    body.remove(inner)
+    package("onnxscript").evaluator.default().nodes.extend(inner)
+    return new
+
+
+def _of_input(layer: Layer, x: Value, weights: list[Value]) -> Value:
+    """W_ih x + b_ih."""
+    op = package("onnxscript").opset18
+    parts = op.MatMul(x, op.Transpose(weights[0], perm=[1, 0]))
+    parts = op.Add(parts, weights[2]) if layer.bias else parts
+    parts.dtype = x.dtype
+    return parts
+
+
+def _flags(steps: Steps | None, x: Value, D: int) -> _Flags:
+    op = package("onnxscript").opset18
+    if steps is None:
+        return _Flags(None, [None] * D)
+    last = [2]
+    counts = begins = None
+    if steps.mask is not None:
+        counts = op.Transpose(steps.mask, perm=[1, 0])  # (T, B)
+    if steps.lengths is not None:
+        T = op.Squeeze(op.Shape(x, start=0, end=1), [0])
+        time = op.Unsqueeze(op.Range(0, T, 1), [1])
+        counts = op.Less(time, op.Unsqueeze(steps.lengths, [0]))
+    if steps.reset is not None:
+        begins = op.Transpose(steps.reset, perm=[1, 0])
+        if steps.lengths is not None:
+            begins = op.And(begins, counts)  # beyond a row's end there is none
+    by_direction = [begins]
+    if D == 2 and begins is not None:
+        # going backward a sequence begins at the step before a reset
+        first, end = [1], [2**31 - 1]
+        none = op.And(op.Slice(begins, [0], first, [0]), False)
+        by_direction.append(op.Concat(op.Slice(begins, first, end, [0]), none, axis=0))
+    elif D == 2:
+        by_direction.append(None)
+    wide = [None if b is None else op.Unsqueeze(b, last) for b in by_direction]
+    return _Flags(None if counts is None else op.Unsqueeze(counts, last), wide)
+
+
+def _sweep(
+    layer: Layer,
+    x: Value,
+    states: list[Value],
+    weights: list[Value],
+    counts: Value | None,
+    begins: Value | None,
+    *,
+    reverse: bool,
+) -> list[Value]:
+    """A Scan over (T, B, G·H): the final states (B, H) and the outputs (T, B, H)."""
+    ir, evaluator = package("onnx_ir"), package("onnxscript").evaluator.default()
+    to_initial = begins is not None and layer.steps is not None and not layer.steps.to_zero
+    outside = [*(states if to_initial else []), *_of_body(layer, weights)]
+    body = _body(layer, states, x, counts, begins, to_initial, _of_body(layer, weights))
+    S = len(states)
+    over = [v for v in (x, counts, begins) if v is not None]
+    inside = list(body.inputs)
+    for mine, theirs in zip(inside[S + len(over) :], outside, strict=True):  # a body sees what is around it
+        mine.replace_all_uses_with(theirs)
+    del body.inputs[S + len(over) :]
+    directions = [int(reverse)] * len(over), [int(reverse)]
+    attributes = [
+        ir.AttrGraph("body", body),
+        ir.AttrInt64("num_scan_inputs", len(over)),
+        ir.AttrInt64s("scan_input_directions", directions[0]),
+        ir.AttrInt64s("scan_output_directions", directions[1]),
+    ]
+    op = package("onnxscript").opset18
+    # the evaluator makes the values that know operators, such as +; a node of many outputs it does not make itself
+    node = ir.Node("", "Scan", [*states, *over], attributes, num_outputs=S + 1, version=16)
+    evaluator.nodes.append(node)
+    for value, like in zip(node.outputs, [*states, x], strict=True):
+        value.dtype = like.dtype
+    return [op.Identity(v) for v in node.outputs]
+
+
+def _of_body(layer: Layer, weights: list[Value]) -> list[Value]:
+    """The weights that a body needs: weight_hh, its bias, weight_hr."""
+    return [weights[1], *([weights[3]] if layer.bias else []), *([weights[-1]] if layer.projected else [])]
+
+
+def _body(
+    layer: Layer,
+    states: list[Value],
+    x: Value,
+    counts: Value | None,
+    begins: Value | None,
+    to_initial: bool,
+    weights: list[Value],
+) -> Any:
+    """The graph of one step, with names that no other has."""
+    B, dtype = 3, {"FLOAT": torch.float32, "DOUBLE": torch.float64}[states[0].dtype.name]
+    dynamic = {0: torch.export.Dim("B")}
+
+    def example(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    flag = torch.ones(B, 1, dtype=torch.bool)
+    widths = [s.shape[-1] for s in states]
+    GH = weights[0].shape[0]
+    args = (
+        [example(B, width) for width in widths],
+        example(B, GH),
+        None if counts is None else flag,
+        None if begins is None else flag.clone(),
+        [example(B, width) for width in widths] if to_initial else [],
+        [example(*w.shape) for w in weights],
+    )
+    shapes = tuple(
+        [dynamic for _ in a] if k in (0, 4) else [{} for _ in a] if k == 5 else None if a is None else dynamic
+        for k, a in enumerate(args)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(_Body(layer).eval(), args, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    if program is None or program.model.functions:
+        raise NotImplementedError(f"the step of {layer.cell!r} needs functions inside a Scan, which are not made here")
+    graph = program.model.graph
+    unique = f"step{next(_numbers)}"
+    graph.name = unique
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        value.name = f"{unique}_{value.name}"
+    for node in graph:
+        for value in node.outputs:
+            value.name, value.shape = f"{unique}_{value.name}", None
+    for value in graph.inputs:
+        value.shape = None
+    return graph
