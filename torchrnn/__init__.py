@@ -1,5 +1,7 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
 from torchrnn.call import use
@@ -16,6 +18,10 @@ from torchrnn.seeing.watching import watch
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
+
+if _TYPE_CHECKING:
+    from torchrnn import onnx as onnx
+    from torchrnn.onnx import from_onnx
 
 __version__ = "0.1.0"
 
@@ -37,6 +43,7 @@ __all__ = [
     "detach",
     "draw",
     "explain",
+    "from_onnx",
     "init",
     "is_recurrent",
     "last",
@@ -44,3 +51,13 @@ __all__ = [
     "use",
     "watch",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What few need is imported when it is first asked for."""
+    if name in ("from_onnx", "onnx"):
+        from importlib import import_module
+
+        module = import_module("torchrnn.onnx")
+        return module if name == "onnx" else module.from_onnx
+    raise AttributeError(f"module 'torchrnn' has no attribute {name!r}")

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchrnn import _extension
 from torchrnn.backends.operators import missing
 from torchrnn.call import Call
 
 
+_any_cell: ContextVar[bool] = ContextVar("torchrnn_any_cell", default=False)
+
+
 def refusal(cell: Any) -> str | None:
-    """Why there is no kernel for a cell; for a graph this is a constant."""
-    return missing(cell)
+    """Why a graph cannot have the operator for a cell; for a graph this is a constant."""
+    return _extension.missing() if _any_cell.get() else missing(cell)
 
 
 # as torch.compiler.assume_constant_result does, which imports all of the compiler: a second and more
 refusal._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@contextmanager
+def of_any_cell() -> Iterator[None]:
+    """Graphs that are traced within have the operator for cells without a kernel, too: for who translates it."""
+    token = _any_cell.set(True)
+    try:
+        yield
+    finally:
+        _any_cell.reset(token)
 
 
 def stack(call: Call) -> list[Tensor]:

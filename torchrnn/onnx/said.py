@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -23,6 +26,21 @@ def package(name: str) -> Any:
         raise ModuleNotFoundError(
             f"torchrnn.onnx needs the package {error.name}: pip install 'torchrnn[onnx]'", name=error.name
         ) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what torch says of its own code and of packages that nobody asked for."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")  # torchvision is not installed
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*axis name.*shares the same shape")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 class Steps(NamedTuple):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from torchrnn.activation import Options
-from torchrnn.cell import CELLS
-from torchrnn.onnx.said import Layer, Results, Steps, Value, package
+from torchrnn.cell import CELLS, Cell
+from torchrnn.check import ArgumentError
+from torchrnn.onnx.said import Layer, Results, Steps, Value, package, quietly
 
 _numbers = itertools.count()
 
@@ -21,10 +25,9 @@ _numbers = itertools.count()
 class _Body(nn.Module):
     """One step of one direction: what a Scan repeats."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, asked: _Asked) -> None:
         super().__init__()
-        self.cell, self.bias, self.projected = CELLS[layer.cell], layer.bias, layer.projected
-        self.options = Options(layer.activation, math.inf if layer.limit is None else layer.limit)
+        self.cell, self.bias, self.projected, self.options = asked.cell, asked.bias, asked.projected, asked.options
 
     def forward(
         self,
@@ -45,7 +48,7 @@ class _Body(nn.Module):
             new = (F.linear(new[0], weights[-1]), *new[1:])
         if counts is None:
             return *new, new[0].clone()
-        output = torch.where(counts, new[0], torch.zeros_like(new[0]))
+        output = torch.where(counts, new[0], 0.0)
         return *(torch.where(counts, n, s) for n, s in zip(new, states, strict=True)), output
 
 
@@ -63,6 +66,8 @@ def run(layer: Layer, x: Value) -> Results:
     outputs, finals = [], []
     for d, weights in enumerate(layer.weights):
         states = [op.Gather(s, d, axis=0) for s in layer.states]  # (B, H)
+        for state in states:
+            state.dtype = x.dtype
         parts = _of_input(layer, x, weights)
         *final, output = _sweep(layer, parts, states, weights, flags.counts, flags.begins[d], reverse=d == 1)
         outputs.append(output)
@@ -76,7 +81,7 @@ def step(layer: Layer, x: Value) -> list[Value]:
     """One step of a cell, x (B, I) and states (B, H) -> the new states: a body that nothing repeats."""
     weights = layer.weights[0]
     parts = _of_input(layer, x, weights)
-    body = _body(layer, layer.states, parts, None, None, False, _of_body(layer, weights))
+    body = _body(_asked(layer, weights, x, False, False))
     for mine, theirs in zip(body.inputs, [*layer.states, parts, *_of_body(layer, weights)], strict=True):
         mine.replace_all_uses_with(theirs)
     new = list(body.outputs)[:-1]
@@ -92,7 +97,7 @@ def _of_input(layer: Layer, x: Value, weights: list[Value]) -> Value:
     op = package("onnxscript").opset18
     parts = op.MatMul(x, op.Transpose(weights[0], perm=[1, 0]))
     parts = op.Add(parts, weights[2]) if layer.bias else parts
-    parts.dtype = x.dtype
+    parts.dtype, parts.shape = x.dtype, package("onnx_ir").Shape([*x.shape[:-1], weights[0].shape[0]])
     return parts
 
 
@@ -138,7 +143,7 @@ def _sweep(
     ir, evaluator = package("onnx_ir"), package("onnxscript").evaluator.default()
     to_initial = begins is not None and layer.steps is not None and not layer.steps.to_zero
     outside = [*(states if to_initial else []), *_of_body(layer, weights)]
-    body = _body(layer, states, x, counts, begins, to_initial, _of_body(layer, weights))
+    body = _body(_asked(layer, weights, x, counts is not None, begins is not None))
     S = len(states)
     over = [v for v in (x, counts, begins) if v is not None]
     inside = list(body.inputs)
@@ -156,8 +161,8 @@ def _sweep(
     # the evaluator makes the values that know operators, such as +; a node of many outputs it does not make itself
     node = ir.Node("", "Scan", [*states, *over], attributes, num_outputs=S + 1, version=16)
     evaluator.nodes.append(node)
-    for value, like in zip(node.outputs, [*states, x], strict=True):
-        value.dtype = like.dtype
+    for value, width in zip(node.outputs, [s.shape[-1] for s in (*layer.states, layer.states[0])], strict=True):
+        value.dtype, value.shape = x.dtype, ir.Shape([*(x.shape[:2] if value is node.outputs[-1] else x.shape[1:2]), width])
     return [op.Identity(v) for v in node.outputs]
 
 
@@ -166,50 +171,77 @@ def _of_body(layer: Layer, weights: list[Value]) -> list[Value]:
     return [weights[1], *([weights[3]] if layer.bias else []), *([weights[-1]] if layer.projected else [])]
 
 
-def _body(
-    layer: Layer,
-    states: list[Value],
-    x: Value,
-    counts: Value | None,
-    begins: Value | None,
-    to_initial: bool,
-    weights: list[Value],
-) -> Any:
+def _asked(layer: Layer, weights: list[Value], x: Value, counts: bool, begins: bool) -> _Asked:
+    dtypes = {"FLOAT": torch.float32, "DOUBLE": torch.float64}
+    if x.dtype.name not in dtypes:
+        raise ArgumentError(f"a layer in an ONNX graph is of float32 or float64, got {x.dtype.name}: use model.float()")
+    limit = math.inf if layer.limit is None else layer.limit
+    states = tuple((s.shape[-1],) for s in layer.states)
+    sizes = (*states, (weights[0].shape[0],), *(tuple(w.shape) for w in _of_body(layer, weights)))
+    return _Asked(
+        CELLS[layer.cell],
+        Options(layer.activation, limit),
+        layer.bias,
+        layer.projected,
+        dtypes[x.dtype.name],
+        sizes,
+        counts,
+        begins,
+        begins and layer.steps is not None and not layer.steps.to_zero,
+    )
+
+
+class _Asked(NamedTuple):
+    """What a body depends on: bodies that are alike are exported once."""
+
+    cell: Cell
+    options: Options
+    bias: bool
+    projected: bool
+    dtype: torch.dtype
+    sizes: tuple[tuple[int, ...], ...]  # of the states (H,), of the gates (G·H,), of the weights
+    counts: bool
+    begins: bool
+    to_initial: bool
+
+
+def _body(asked: _Asked) -> Any:
     """The graph of one step, with names that no other has."""
-    B, dtype = 3, {"FLOAT": torch.float32, "DOUBLE": torch.float64}[states[0].dtype.name]
-    dynamic = {0: torch.export.Dim("B")}
-
-    def example(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    flag = torch.ones(B, 1, dtype=torch.bool)
-    widths = [s.shape[-1] for s in states]
-    GH = weights[0].shape[0]
-    args = (
-        [example(B, width) for width in widths],
-        example(B, GH),
-        None if counts is None else flag,
-        None if begins is None else flag.clone(),
-        [example(B, width) for width in widths] if to_initial else [],
-        [example(*w.shape) for w in weights],
-    )
-    shapes = tuple(
-        [dynamic for _ in a] if k in (0, 4) else [{} for _ in a] if k == 5 else None if a is None else dynamic
-        for k, a in enumerate(args)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(_Body(layer).eval(), args, dynamic_shapes=shapes, dynamo=True, verbose=False)
-    if program is None or program.model.functions:
-        raise NotImplementedError(f"the step of {layer.cell!r} needs functions inside a Scan, which are not made here")
-    graph = program.model.graph
-    unique = f"step{next(_numbers)}"
-    graph.name = unique
-    for value in [*graph.inputs, *graph.initializers.values()]:
+    graph = _exported(asked).model.graph.clone()
+    graph.name = unique = f"step{next(_numbers)}"
+    inner = [value for node in graph for value in node.outputs]
+    for value in [*graph.inputs, *graph.initializers.values(), *inner]:
         value.name = f"{unique}_{value.name}"
-    for node in graph:
-        for value in node.outputs:
-            value.name, value.shape = f"{unique}_{value.name}", None
-    for value in graph.inputs:
-        value.shape = None
+    for value in [*graph.inputs, *inner]:
+        value.shape = None  # its B is not that of the graph around
     return graph
+
+
+@lru_cache(maxsize=32)
+def _exported(asked: _Asked) -> Any:
+    """The step as a model of its own."""
+    S, B = len(asked.cell.states), 3
+    states, gates, weights = asked.sizes[:S], asked.sizes[S], asked.sizes[S + 1 :]
+    flag = torch.ones(B, 1, dtype=torch.bool)
+
+    def rows(sizes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        return [torch.zeros(B, *size, dtype=asked.dtype) for size in sizes]
+
+    args: Any = (
+        rows(states),
+        *rows([gates]),
+        flag if asked.counts else None,
+        flag.clone() if asked.begins else None,
+        rows(states) if asked.to_initial else [],
+        [torch.zeros(size, dtype=asked.dtype) for size in weights],
+    )
+    of_rows = {0: torch.export.Dim("B")}
+    shapes = [pytree.tree_map(lambda t: None if t is None else of_rows, a) for a in args[:-1]] + [[{} for _ in weights]]
+    with quietly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that names of dimensions are lost, which are not needed
+        program = torch.onnx.export(
+            _Body(asked).eval(), args, dynamic_shapes=tuple(shapes), opset_version=18, dynamo=True, verbose=False
+        )
+    if program is None or program.model.functions:
+        raise NotImplementedError(f"the step of {asked.cell.name!r} needs ONNX functions, which no Scan is made of here")
+    return program

@@ -78,7 +78,7 @@ def recurrent(
     limit: float | None,
 ) -> Any:
     """Output and final states of a stack."""
-    op = package("onnxscript").opset18
+    op, ir = package("onnxscript").opset18, package("onnx_ir")
     if batch_sizes is not None:
         raise ArgumentError(
             "a PackedSequence cannot be the input of a layer in an ONNX graph: give the padded batch and lengths="
@@ -87,13 +87,16 @@ def recurrent(
     if len(states[0].shape) == 2:
         layer = Layer(cell, activation, limit, bias, [list(weights)], list(states), steps)
         return scan.step(layer, x)
-    y = op.Transpose(x, perm=[1, 0, 2]) if steps is not None and steps.batch_first else x
-    y.dtype = x.dtype
+    y = x
+    if steps is not None and steps.batch_first:
+        y = op.Transpose(x, perm=[1, 0, 2])
+        y.dtype, y.shape = x.dtype, ir.Shape([x.shape[1], x.shape[0], x.shape[2]])
     finals: list[Any] = []
     for layer in _layers(cell, states, weights, bias, bidirectional, activation, limit, steps):
         run = scan.run if nodes.refuses(layer, x) else nodes.run
-        y, final = run(layer, y)
-        y.dtype = x.dtype
+        inner = y
+        y, final = run(layer, inner)
+        y.dtype, y.shape = x.dtype, ir.Shape([*inner.shape[:2], layer.D * states[0].shape[-1]])
         finals.append(final)
     if steps is not None and steps.batch_first:
         y = op.Transpose(y, perm=[1, 0, 2])
