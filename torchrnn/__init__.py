@@ -1,6 +1,6 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
@@ -19,7 +19,7 @@ from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from torchrnn import onnx as onnx
     from torchrnn.onnx import from_onnx
 

@@ -15,7 +15,6 @@ from torchrnn import _extension
 from torchrnn.backends.operators import missing
 from torchrnn.call import Call
 
-
 _any_cell: ContextVar[bool] = ContextVar("torchrnn_any_cell", default=False)
 
 

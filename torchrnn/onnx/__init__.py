@@ -1,4 +1,4 @@
-"""Models to ONNX files and layers from them; what it needs (`pip install torchrnn[onnx]`) is imported at the first call."""
+"""Models to ONNX files, and layers from them; the packages of ``torchrnn[onnx]`` are imported at the first call."""
 
 from torchrnn.onnx.exporting import export
 from torchrnn.onnx.reading import from_onnx

@@ -22,8 +22,8 @@ def wanted(check: bool | None) -> bool:
         check = find_spec("onnxruntime") is not None
         if not check:
             warnings.warn(
-                "the ONNX file is not checked, since onnxruntime is not installed: pip install 'torchrnn[onnx]', or say "
-                "check=False",
+                "the ONNX graph is not checked, since onnxruntime is not installed: pip install 'torchrnn[onnx]', or "
+                "say check=False",
                 stacklevel=3,
             )
     elif check:
@@ -58,18 +58,18 @@ def _agree(program: Any, results: list[Any], expected: list[Tensor], inputs: lis
     at = ", ".join(str(tuple(t.shape)) for t in inputs)
     names = [value.name for value in program.model.graph.outputs]
     if len(results) != len(expected):
-        raise AssertionError(f"with inputs {at} the model gives {len(expected)} tensors, its graph {len(results)}")
+        raise RuntimeError(f"with inputs {at} the model gives {len(expected)} tensors, its graph {len(results)}")
     for name, array, tensor in zip(names, results, expected, strict=True):
         result = torch.from_numpy(array)
         if result.shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, its graph {tuple(result.shape)}"
-            raise AssertionError(f"with inputs {at} the model gives {name} of shape {shapes}")
+            raise RuntimeError(f"with inputs {at} the model gives {name} of shape {shapes}")
         result = result.to(tensor.dtype)
         if not torch.allclose(result, tensor, rtol=tolerance, atol=tolerance, equal_nan=True):
             off = (result.double() - tensor.double()).abs().max().item()
-            raise AssertionError(
-                f"with inputs {at} onnxruntime's {name} is off by {off:.3g}, more than tolerance={tolerance:g}: no file "
-                "was written"
+            raise RuntimeError(
+                f"with inputs {at} onnxruntime's {name} is off by {off:.3g}, more than tolerance={tolerance:g}: no "
+                "file was written"
             )
 
 

@@ -21,8 +21,8 @@ from torchrnn.onnx.table import translation_table
 from torchrnn.step import RecurrentCell
 
 _PACKED = (
-    "a PackedSequence is the input of a layer, which torch cannot export: give the layer the padded batch and lengths=, "
-    "which becomes sequence_lens"
+    "a PackedSequence is the input of a layer, which torch cannot export: give the layer the padded batch and "
+    "lengths=, which becomes sequence_lens"
 )
 
 
@@ -37,7 +37,7 @@ def export(
     tolerance: float = 1e-5,
     **options: Any,
 ) -> Any:
-    """Export a model to ONNX: each of our layers is an ONNX ``RNN``, ``LSTM`` or ``GRU`` node, any other cell a ``Scan``.
+    """Export a model to ONNX: our layers are ONNX's ``RNN``, ``LSTM`` and ``GRU`` nodes, other cells its ``Scan``.
 
     The model is exported as it is in evaluation, and left as it was. Before this returns, the file is run with
     onnxruntime and compared with the model: on the arguments given, and where dimensions are dynamic at two larger
@@ -60,7 +60,7 @@ def export(
 
     Raises:
         check.ArgumentError: the model has what cannot be in an ONNX graph; the message says what.
-        AssertionError: the file does not compute what the model does. Nothing is written then.
+        RuntimeError: the graph does not compute what the model does. Nothing is written then.
         ModuleNotFoundError: a package of ``torchrnn[onnx]`` is not installed.
 
     Example:
@@ -96,15 +96,10 @@ def export(
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, table: Any, options: dict[str, Any]
 ) -> Any:
+    given: dict[str, Any] = {"verbose": False} | options
+    given |= {"kwargs": kwargs, "dynamic_shapes": shapes, "custom_translation_table": table}
     with quietly(), torch.no_grad():
-        return torch.onnx.export(
-            model,
-            args,
-            kwargs=kwargs,
-            dynamic_shapes=shapes,
-            custom_translation_table=table,
-            **({"verbose": False} | options),
-        )
+        return torch.onnx.export(model, args, **given)
 
 
 def _refuse(model: Any) -> None:
@@ -169,7 +164,7 @@ _ARRANGING = ("Concat", "Gather", "Reshape", "Transpose", "Unsqueeze")
 
 
 def _fold(program: Any) -> None:
-    """Keep the weights as the nodes take them, and not what brings ours there: of any size, as torch does of small ones."""
+    """Keep the weights as the nodes take them, not what brings ours there: large ones as torch does small ones."""
     optimizer = package("onnxscript.optimizer")
 
     def ours(node: Any) -> bool:

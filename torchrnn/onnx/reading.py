@@ -20,13 +20,13 @@ _OURS = {theirs.lower(): ours for ours, theirs in ACTIVATIONS.items()}
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
-def from_onnx(model: str | PathLike[str] | Any, name: str | None = None) -> Any:
+def from_onnx(model: Any, name: str | None = None) -> Any:
     """Make our layers from the recurrent nodes of an ONNX model.
 
     A node becomes one layer of one or two directions, with ``batch_first=True`` where the node has layout 1. What the
-    graph does around it is not read: stacked nodes are one layer each, to be called one after another; ``sequence_lens``
-    is the call's ``lengths=``, and an initial state that is no constant is its ``hx``. A constant one becomes the layer's
-    own, ``learn_initial_state=True``.
+    graph does around it is not read: stacked nodes are one layer each, to be called one after another;
+    ``sequence_lens`` is the call's ``lengths=``, and an initial state that is no constant is its ``hx``. A constant one
+    becomes the layer's own, with ``learn_initial_state=True``.
 
     Args:
         model: the path of a file, an ``onnx.ModelProto``, or what ``torchrnn.onnx.export`` gives.
@@ -122,7 +122,8 @@ class _Read(NamedTuple):
 
     def attribute(self, name: str, default: Any) -> Any:
         """An attribute, texts as str."""
-        value = next((package("onnx").helper.get_attribute_value(a) for a in self.node.attribute if a.name == name), default)
+        said = {a.name: package("onnx").helper.get_attribute_value(a) for a in self.node.attribute}
+        value = said.get(name, default)
         if isinstance(value, bytes):
             return value.decode()
         return [v.decode() if isinstance(v, bytes) else v for v in value] if isinstance(value, list) else value
@@ -133,7 +134,7 @@ class _Read(NamedTuple):
         given = self.node.input[at] if at < len(self.node.input) else ""
         value = self.constants.get(given) if given else None
         if value is None and given and needed:
-            raise ArgumentError(f"{self.called} has weights {name} that depend on the graph's inputs: they are no layer's")
+            raise ArgumentError(f"{self.called} has {name} that depend on the graph's inputs: a layer's are constants")
         return value
 
 
@@ -192,7 +193,7 @@ def _activation(read: _Read, D: int) -> str:
     alphas, betas = read.attribute("activation_alpha", []), read.attribute("activation_beta", [])
     plain = all(a == 1 for a in alphas) and not any(betas)
     if any(e != each[0] for e in each) or any(g != "sigmoid" for g in gates) or len(set(squashed)) > 1:
-        raise ArgumentError(f"{read.called} has activations={said}: our layers have one beside the sigmoid of their gates")
+        raise ArgumentError(f"{read.called} has activations={said}: our layers have one, and the sigmoid of the gates")
     if squashed[0] not in _OURS or not plain:
         numbers = f" with activation_alpha={alphas} and activation_beta={betas}" if alphas or betas else ""
         raise ArgumentError(f"{read.called} has activations={said}{numbers}: ours are {', '.join(_OURS.values())}")

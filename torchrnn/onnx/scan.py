@@ -161,8 +161,10 @@ def _sweep(
     # the evaluator makes the values that know operators, such as +; a node of many outputs it does not make itself
     node = ir.Node("", "Scan", [*states, *over], attributes, num_outputs=S + 1, version=16)
     evaluator.nodes.append(node)
-    for value, width in zip(node.outputs, [s.shape[-1] for s in (*layer.states, layer.states[0])], strict=True):
-        value.dtype, value.shape = x.dtype, ir.Shape([*(x.shape[:2] if value is node.outputs[-1] else x.shape[1:2]), width])
+    T, B = x.shape[:2]
+    widths = [s.shape[-1] for s in layer.states]
+    for value, size in zip(node.outputs, [*((B, w) for w in widths), (T, B, widths[0])], strict=True):
+        value.dtype, value.shape = x.dtype, ir.Shape(size)
     return [op.Identity(v) for v in node.outputs]
 
 
@@ -243,5 +245,5 @@ def _exported(asked: _Asked) -> Any:
             _Body(asked).eval(), args, dynamic_shapes=tuple(shapes), opset_version=18, dynamo=True, verbose=False
         )
     if program is None or program.model.functions:
-        raise NotImplementedError(f"the step of {asked.cell.name!r} needs ONNX functions, which no Scan is made of here")
+        raise ArgumentError(f"the step of the cell {asked.cell.name!r} needs ONNX functions, which a Scan cannot have")
     return program

@@ -1,0 +1,97 @@
+"""Models for the tests of ONNX files, and onnxruntime as a function on torch's tensors."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import cache
+from itertools import product
+from typing import Any
+
+import onnxruntime
+import torch
+from coupled import CoupledLSTM
+from torch import Tensor, nn
+
+import torchrnn
+import torchrnn.onnx
+
+I, H = 3, 4
+CELLS: dict[str, Any] = {
+    "rnn_tanh": torchrnn.RNN,
+    "rnn_relu": lambda *a, **k: torchrnn.RNN(*a, nonlinearity="relu", **k),
+    "lstm": torchrnn.LSTM,
+    "gru": torchrnn.GRU,
+    "coupled_lstm": CoupledLSTM,
+}
+NODES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "coupled_lstm": "Scan"}
+STACKS = list(product((1, 2), (1, 2)))  # layers and directions
+
+
+class Called(nn.Module):
+    """Layers that are called alike; what comes out is one flat tuple."""
+
+    def __init__(self, *layers: nn.Module, **said: Any) -> None:
+        super().__init__()
+        self.layers, self.said = nn.ModuleList(layers), said
+
+    def forward(self, x: Tensor, hx: Any = None, lengths: Any = None, mask: Any = None, reset: Any = None) -> Any:
+        found: list[Tensor] = []
+        for layer in self.layers:
+            results = layer(x, hx, lengths=lengths, mask=mask, reset=reset, **self.said)
+            results = results if isinstance(results, tuple) else (results,)
+            for result in results:
+                found.extend(result if isinstance(result, (tuple, list)) else (result,))
+        return tuple(found)
+
+
+class Session:
+    """A graph in onnxruntime."""
+
+    def __init__(self, program: Any) -> None:
+        proto = program if hasattr(program, "SerializeToString") else program.model_proto
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        self.session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        names = [i.name for i in self.session.get_inputs()]
+        feeds = {name: t.detach().numpy() for name, t in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(a) for a in self.session.run(None, feeds)]
+
+
+def types(program: Any) -> list[str]:
+    """The types of the nodes of a graph."""
+    return [node.op_type for node in program.model.graph]
+
+
+def compare(results: list[Tensor], expected: Any, tolerance: float = 1e-5) -> None:
+    """Fail where an output is not there, has another shape, or is off by more."""
+    assert len(results) == len(expected)
+    for k, (a, b) in enumerate(zip(results, expected, strict=True)):
+        assert not a.isnan().any(), f"output {k}"
+        torch.testing.assert_close(a, b.detach(), rtol=0, atol=tolerance, msg=lambda m, k=k: f"output {k}: {m}")
+
+
+def plainly(model: nn.Module, *args: Any, **options: Any) -> Any:
+    """``torch.onnx.export`` as a user calls it, with our table; what torch says of itself is not ours."""
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = torchrnn.onnx.translation_table()
+        return torch.onnx.export(model, args, custom_translation_table=table, verbose=False, **options)
+
+
+@cache
+def stacks(cell: str, lengths: bool) -> tuple[Called, Any]:
+    """All stacks of a cell as one model, and its program made of B = 2 and T = 5."""
+    torch.manual_seed(1)
+    made = [CELLS[cell](I, H, num_layers=L, bidirectional=D == 2) for L, D in STACKS]
+    model, x = Called(*made).eval(), torch.randn(5, 2, I)
+    said = {"lengths": torch.tensor([5, 2])} if lengths else {}
+    shapes: dict[str, Any] = {"x": {0: "T", 1: "B"}} | ({"lengths": {0: "B"}} if lengths else {})
+    program = torchrnn.onnx.export(model, (x,), kwargs=said, dynamic_shapes=shapes, check=False)
+    return model, program
