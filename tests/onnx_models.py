@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from coupled import CoupledLSTM
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import torchrnn
 import torchrnn.onnx
@@ -38,10 +39,7 @@ class Called(nn.Module):
     def forward(self, x: Tensor, hx: Any = None, lengths: Any = None, mask: Any = None, reset: Any = None) -> Any:
         found: list[Tensor] = []
         for layer in self.layers:
-            results = layer(x, hx, lengths=lengths, mask=mask, reset=reset, **self.said)
-            results = results if isinstance(results, tuple) else (results,)
-            for result in results:
-                found.extend(result if isinstance(result, (tuple, list)) else (result,))
+            found += tree_leaves(layer(x, hx, lengths=lengths, mask=mask, reset=reset, **self.said))
         return tuple(found)
 
 

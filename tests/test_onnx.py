@@ -72,110 +72,121 @@ def test_the_dimensions_are_declared_by_name() -> None:
     onnx.checker.check_model(program.model_proto, full_check=True)
 
 
-LSTM: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
-SCANS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "projected": (torchrnn.LSTM, {"proj_size": 2}),
-    "projected rnn": (torchrnn.RNN, {"proj_size": 2, "bias": False}),
-    "clipped": (torchrnn.LSTM, {"cell_clip": 0.1}),
-    "clipped gru": (torchrnn.GRU, {"cell_clip": 0.1, "activation": "elu"}),
-    "coupled": (CELLS["coupled_lstm"], {}),
-    "coupled and clipped": (CELLS["coupled_lstm"], {"cell_clip": 0.1, "bias": False}),
-    "relu": (CELLS["rnn_relu"], {}),
-}
+F64: Any = {"dtype": torch.float64}
+BOTH: dict[str, Any] = {"num_layers": 2, "bidirectional": True, **F64}
 
 
-def given(layer: Any, B: int) -> tuple[Tensor, ...]:
-    """Random initial states for a layer."""
-    return tuple(torch.randn(4, B, w, dtype=torch.float64) for w in widths(layer))
-
-
-def widths(layer: Any) -> list[int]:
-    return [layer.proj_size or layer.hidden_size, *(layer.hidden_size for _ in layer.cell.states[1:])]
-
-
-@pytest.mark.parametrize("name", SCANS)
-def test_scans_agree_in_double_precision(name: str) -> None:
-    kind, options = SCANS[name]
-    layer = kind(I, H, **LSTM, **options)
-    if options.get("cell_clip"):
-        nn.init.uniform_(layer.weight_ih_l0, -4, 4)  # or nothing is ever clipped
-    model, hx = Called(layer).eval(), given(layer, 2)
-    x, n = torch.randn(5, 2, I, dtype=torch.float64), torch.tensor([0, 3])
-    hx, of_hx = (hx, ({1: "B"}, {1: "B"})) if len(hx) == 2 else (hx[0], {1: "B"})
-    shapes = {"x": TB, "hx": of_hx, "lengths": {0: "B"}}
-    program = torchrnn.onnx.export(model, (x, hx), kwargs={"lengths": n}, dynamic_shapes=shapes, tolerance=1e-12)
-    assert types(program).count("Scan") == 4
+def test_scans_agree_in_double_precision() -> None:
+    model = Called(
+        torchrnn.LSTM(I, H, proj_size=2, **BOTH),
+        torchrnn.RNN(I, H, proj_size=2, bias=False, **BOTH),
+        torchrnn.LSTM(I, H, cell_clip=0.1, **BOTH),
+        torchrnn.GRU(I, H, cell_clip=0.1, activation="softsign", **BOTH),
+        CELLS["coupled_lstm"](I, H, **BOTH),
+        CELLS["coupled_lstm"](I, H, cell_clip=0.1, bias=False, **BOTH),
+        CELLS["rnn_relu"](I, H, **BOTH),
+    ).eval()
+    for layer in model.layers:
+        nn.init.uniform_(layer.weight_ih_l0, -2, 2)  # or nothing is ever clipped
+    x, n = torch.randn(5, 2, I, **F64), torch.tensor([0, 3])
+    shapes = {"x": TB, "lengths": {0: "B"}}
+    program = torchrnn.onnx.export(model, (x,), kwargs={"lengths": n}, dynamic_shapes=shapes, tolerance=1e-12)
+    assert types(program).count("Scan") == 4 * len(model.layers)
     run = Session(program)
     for T, B in SIZES[::2]:
-        x, hx = torch.randn(T, B, I, dtype=torch.float64), given(layer, B)
-        n = torch.randint(0, T + 1, (B,))
-        n[0] = 0
-        again = hx if len(hx) == 2 else hx[0]
-        compare(run(x, *hx, n), model(x, again, lengths=n), 1e-12)
+        x, n = torch.randn(T, B, I, **F64), torch.randint(0, T + 1, (B,))
+        results = model(x, lengths=n)
+        assert (results[7].abs() == 0.1).any() or not n.any()  # the clipped state
+        compare(run(x, n), results, 1e-12)
 
 
-@pytest.mark.parametrize("to", ["zero", "initial"])
-@pytest.mark.parametrize("said", ["mask", "reset", "mask reset", "lengths reset"])
-def test_masks_and_resets(said: str, to: str) -> None:
-    if said == "mask" and to == "initial":
-        to = "zero"  # there is nothing to set back
-    layer = torchrnn.LSTM(I, H, batch_first=True, **LSTM)
-    model = Called(layer, reset_to=to).eval()
+class Said(nn.Module):
+    """One layer with all that can be said of steps."""
 
-    def draw(T: int, B: int) -> tuple[Tensor, Any, dict[str, Tensor]]:
-        inputs = {"mask": torch.rand(B, T) < 0.6, "reset": torch.rand(B, T) < 0.4, "lengths": torch.randint(0, T + 1, (B,))}
-        x = torch.randn(B, T, I, dtype=torch.float64)
-        if "mask" in said:
-            x[~inputs["mask"]] = torch.nan
-        return x, given(layer, B), {name: inputs[name] for name in said.split()}
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
 
-    x, hx, inputs = draw(5, 2)
-    shapes: dict[str, Any] = {"x": BT, "hx": ({1: "B"}, {1: "B"})}
-    shapes |= {name: {0: "B"} if name == "lengths" else BT for name in inputs}
-    program = torchrnn.onnx.export(model, (x.nan_to_num(), hx), kwargs=inputs, dynamic_shapes=shapes, tolerance=1e-12)
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor, mask: Tensor, reset: Tensor) -> Any:
+        said: list[dict[str, Any]] = [
+            {"mask": mask},
+            {"reset": reset},
+            {"reset": reset, "reset_to": "initial"},
+            {"mask": mask, "reset": reset},
+            {"mask": mask, "reset": reset, "reset_to": "initial"},
+            {"lengths": lengths, "reset": reset},
+            {"lengths": lengths, "reset": reset, "reset_to": "initial"},
+        ]
+        results = [self.layer(x, (h, c), **each) for each in said]
+        return tuple(t for y, states in results for t in (y, *states))
+
+
+def test_masks_and_resets() -> None:
+    model = Said(torchrnn.LSTM(I, H, batch_first=True, bidirectional=True, **F64)).eval()
+
+    def draw(T: int, B: int) -> tuple[Tensor, ...]:
+        x, h, c = torch.randn(B, T, I, **F64), torch.randn(2, B, H, **F64), torch.randn(2, B, H, **F64)
+        return x, h, c, torch.randint(0, T + 1, (B,)), torch.rand(B, T) < 0.6, torch.rand(B, T) < 0.4
+
+    of_state = {1: "B"}
+    shapes = (BT, of_state, of_state, {0: "B"}, BT, BT)
+    program = torchrnn.onnx.export(model, draw(5, 2), dynamic_shapes=shapes, tolerance=1e-12)
     run = Session(program)
     for T, B in [*SIZES, (4, 40)]:
-        x, hx, inputs = draw(T, B)
-        compare(run(x, *hx, *inputs.values()), model(x, hx, **inputs), 1e-12)
+        inputs = draw(T, B)
+        compare(run(*inputs), model(*inputs), 1e-12)
 
 
-@pytest.mark.parametrize("kind", [torchrnn.RNN, torchrnn.LSTM, torchrnn.GRU])
-def test_activations_are_attributes(kind: Any) -> None:
-    layers = [kind(I, H, activation=name, bidirectional=True) for name in ACTIVATIONS]
-    model, x = Called(*layers).eval(), torch.randn(5, 2, I)
-    program = torchrnn.onnx.export(model, (x,), dynamic_shapes={"x": TB}, check=False)
-    assert types(program).count(kind.__name__) == len(ACTIVATIONS)
+def test_masked_nan_reaches_nothing() -> None:
+    model, x = Called(torchrnn.LSTM(I, H)).eval(), torch.randn(5, 2, I)
+    mask = torch.rand(5, 2) < 0.5
+    x[~mask] = torch.nan
+    program = torchrnn.onnx.export(model, (x,), kwargs={"mask": mask})
+    compare(Session(program)(x, mask), model(x, mask=mask))
+
+
+def test_activations_are_attributes() -> None:
+    kinds = (torchrnn.RNN, torchrnn.LSTM, torchrnn.GRU)
+    model = Called(*(kind(I, H, activation=name, bidirectional=True) for kind in kinds for name in ACTIVATIONS)).eval()
+    program = torchrnn.onnx.export(model, (torch.randn(5, 2, I),), dynamic_shapes={"x": TB}, check=False)
+    assert all(types(program).count(kind.__name__) == len(ACTIVATIONS) for kind in kinds)
     x = torch.randn(7, 3, I)
     compare(Session(program)(x), model(x))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_initial_states_of_rows_without_steps(cell: str) -> None:
-    layer = CELLS[cell](I, H, 2, bidirectional=True)
-    number = len(layer.cell.states)
+class Given(nn.Module):
+    """Layers of cells that begin where they are told."""
 
-    def states(B: int) -> Any:
-        made = tuple(torch.randn(4, B, H) for _ in range(number))
-        return made if number == 2 else made[0]
+    def __init__(self, *cells: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CELLS[cell](I, H, 2, bidirectional=True) for cell in cells)
 
-    model, x, n = Called(layer).eval(), torch.randn(5, 2, I), torch.tensor([0, 5])
-    of_hx = ({1: "B"}, {1: "B"}) if number == 2 else {1: "B"}
-    shapes = {"x": TB, "hx": of_hx, "lengths": {0: "B"}}
-    program = torchrnn.onnx.export(model, (x, states(2)), kwargs={"lengths": n}, dynamic_shapes=shapes, check=False)
-    x, hx, n = torch.randn(4, 3, I), states(3), torch.tensor([4, 0, 1])
-    compare(Session(program)(x, *flat(hx), n), model(x, hx, lengths=n))
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Any = None) -> Any:
+        found = [layer(x, (h, c) if len(layer.cell.states) == 2 else h, lengths=lengths) for layer in self.layers]
+        return tuple(t for y, s in found for t in (y, *(s if isinstance(s, tuple) else (s,))))
 
 
-@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "coupled_lstm"])  # onnxruntime 1.31 aborts in a GRU node
-def test_no_steps_at_all(cell: str) -> None:
-    layer = CELLS[cell](I, H)
-    number = len(layer.cell.states)
-    of_hx = ({1: "B"}, {1: "B"}) if number == 2 else {1: "B"}
-    hx = tuple(torch.randn(1, 2, H) for _ in range(number))
-    hx = hx if number == 2 else hx[0]
-    model = Called(layer).eval()
-    program = torchrnn.onnx.export(model, (torch.randn(5, 2, I), hx), dynamic_shapes={"x": TB, "hx": of_hx})
-    compare(Session(program)(torch.randn(0, 2, I), *flat(hx)), (torch.zeros(0, 2, H), *flat(hx)))
+OF_GIVEN = {"x": TB, "h": {1: "B"}, "c": {1: "B"}}
+
+
+def test_initial_states_are_those_of_rows_without_steps() -> None:
+    model = Given(*CELLS).eval()
+    inputs = torch.randn(5, 2, I), torch.randn(4, 2, H), torch.randn(4, 2, H), torch.tensor([0, 5])
+    shapes = OF_GIVEN | {"lengths": {0: "B"}}
+    program = torchrnn.onnx.export(model, inputs, dynamic_shapes=shapes, check=False)
+    inputs = torch.randn(4, 3, I), torch.randn(4, 3, H), torch.randn(4, 3, H), torch.tensor([4, 0, 1])
+    results = Session(program)(*inputs)
+    compare(results, model(*inputs))
+    assert torch.equal(results[1][:, 1], inputs[1][:, 1])
+
+
+def test_no_steps_at_all() -> None:
+    model = Given("rnn_tanh", "lstm").eval()  # onnxruntime 1.31 aborts in a GRU node then, and refuses a Scan
+    inputs = torch.randn(5, 2, I), torch.randn(4, 2, H), torch.randn(4, 2, H)
+    program = torchrnn.onnx.export(model, inputs, dynamic_shapes=OF_GIVEN)
+    none, h, c = torch.randn(0, 2, I), *inputs[1:]
+    y = torch.zeros(0, 2, 2 * H)
+    compare(Session(program)(none, h, c), (y, h, y, h, c))
 
 
 def test_options_of_a_stack() -> None:
@@ -248,7 +259,7 @@ def test_large_weights_stand_in_the_file_as_the_nodes_take_them() -> None:
     program = torchrnn.onnx.export(model, (torch.randn(5, 2, I),), dynamic_shapes={"x": TB})
     assert types(program) == ["LSTM", "Transpose", "Reshape"]
     sizes = [list(v.shape) for v in program.model.graph.initializers.values() if v.dtype.is_floating_point()]
-    assert sizes == [[2, 280, I], [2, 280, 70], [2, 560]]
+    assert sorted(sizes) == [[2, 280, I], [2, 280, 70], [2, 560]]
 
 
 @pytest.mark.parametrize("opset", [18, 23])

@@ -22,12 +22,23 @@ from torchrnn.onnx.said import Layer, Results, Steps, Value, package, quietly
 _numbers = itertools.count()
 
 
+class _Within:
+    """Options of a cell with the limit as a tensor: a number torch.onnx would round to float32."""
+
+    def __init__(self, options: Options, limit: Tensor) -> None:
+        self.activation, self.limit = options.activation, limit
+
+    def clip(self, state: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(state, -self.limit), self.limit)
+
+
 class _Body(nn.Module):
     """One step of one direction: what a Scan repeats."""
 
     def __init__(self, asked: _Asked) -> None:
         super().__init__()
         self.cell, self.bias, self.projected, self.options = asked.cell, asked.bias, asked.projected, asked.options
+        self.register_buffer("limit", torch.tensor(asked.options.limit, dtype=asked.dtype))
 
     def forward(
         self,
@@ -43,7 +54,8 @@ class _Body(nn.Module):
             start = initial or [torch.zeros_like(s) for s in states]
             states = [torch.where(begins, i, s) for i, s in zip(start, states, strict=True)]
         h = F.linear(states[0], weights[0], weights[1] if self.bias else None)
-        new = self.cell(x, h, tuple(states), self.options)
+        options: Any = self.options if self.options.limit == math.inf else _Within(self.options, self.limit)
+        new = self.cell(x, h, tuple(states), options)
         if self.projected:
             new = (F.linear(new[0], weights[-1]), *new[1:])
         if counts is None:
@@ -216,7 +228,19 @@ def _body(asked: _Asked) -> Any:
         value.name = f"{unique}_{value.name}"
     for value in [*graph.inputs, *inner]:
         value.shape = None  # its B is not that of the graph around
+    _constants_inside(graph)
     return graph
+
+
+def _constants_inside(graph: Any) -> None:
+    """Make the initializers of a graph nodes, so that the nodes can stand in any graph."""
+    ir = package("onnx_ir")
+    for value in list(graph.initializers.values()):
+        node = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)])
+        node.outputs[0].name, node.outputs[0].dtype = f"{value.name}_constant", value.dtype
+        value.replace_all_uses_with(node.outputs[0])
+        graph.insert_before(graph[0], node)
+    graph.initializers.clear()
 
 
 @lru_cache(maxsize=32)
