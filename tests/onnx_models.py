@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from functools import cache
 from itertools import product
 from typing import Any
@@ -72,15 +70,6 @@ def compare(results: list[Tensor], expected: Any, tolerance: float = 1e-5) -> No
     for k, (a, b) in enumerate(zip(results, expected, strict=True)):
         assert not a.isnan().any(), f"output {k}"
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=tolerance, msg=lambda m, k=k: f"output {k}: {m}")
-
-
-def plainly(model: nn.Module, *args: Any, **options: Any) -> Any:
-    """``torch.onnx.export`` as a user calls it, with our table; what torch says of itself is not ours."""
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        table = torchrnn.onnx.translation_table()
-        return torch.onnx.export(model, args, custom_translation_table=table, verbose=False, **options)
 
 
 @cache

@@ -123,7 +123,9 @@ def test_models_that_cannot_be_exported() -> None:
     model = nn.Sequential(torchrnn.GRU(I, H))
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, got function"):
         export(test_models_that_cannot_be_exported, (x,))  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match=r"0 \(GRU\) must be of float32 or float64, got torch.bfloat16: .*float\(\)"):
+    with pytest.raises(
+        ArgumentError, match=r"0 \(GRU\) must be of float32 or float64, got torch.bfloat16: .*float\(\)"
+    ):
         export(model.bfloat16(), (x,))
     with pytest.raises(ArgumentError, match=r"0 \(GRU\) must be on the CPU, got meta: export model.cpu\(\)"):
         export(nn.Sequential(torchrnn.GRU(I, H, device="meta")), (x,))
