@@ -107,7 +107,6 @@ def test_weights_that_are_computed_from_constants() -> None:
 
 
 def test_several_nodes_and_one_by_its_name(tmp_path: Any) -> None:
-    kinds = torchrnn.LSTM(I, H, 2, bidirectional=True), torchrnn.GRU(2 * H, 5)
     stack = torch.nn.Sequential(torchrnn.LSTM(I, H, 2, bidirectional=True), Output(), torchrnn.GRU(2 * H, 5))
     path = tmp_path / "model.onnx"
     x = torch.randn(T, B, I)
@@ -119,7 +118,6 @@ def test_several_nodes_and_one_by_its_name(tmp_path: Any) -> None:
     compare([layers[2](y)[1].detach()], [stack(x)[1]], 1e-6)
     name = next(n.name for n in program.model.graph if n.op_type == "GRU")
     assert isinstance(from_onnx(path, name), torchrnn.GRU)
-    assert isinstance(from_onnx(path, name=name), type(kinds[1]))
     with pytest.raises(ArgumentError, match=f"a node called 'none' of type RNN, LSTM or GRU .*'{name}'.* types .*LSTM"):
         from_onnx(path, "none")
 
@@ -130,12 +128,12 @@ class Output(torch.nn.Module):
 
 
 def test_a_float64_node_is_a_float64_layer() -> None:
-    layer = torchrnn.GRU(I, H, dtype=torch.float64)
+    layer: Any = torchrnn.GRU(I, H, dtype=torch.float64)
     node = model("GRU")
     for name, value in (("W", layer.weight_ih_l0), ("R", layer.weight_hh_l0)):
         at = next(i for i in node.graph.initializer if i.name == name)
         at.CopyFrom(numpy_helper.from_array(value.detach()[None].numpy(), name))
-    again = from_onnx(node)
+    again: Any = from_onnx(node)
     assert again.weight_ih_l0.dtype == torch.float64
     order = torch.tensor([1, 0, 2])  # z r n there, r z n here
     assert torch.equal(again.weight_hh_l0.view(3, H, H), layer.weight_hh_l0.view(3, H, H)[order])
@@ -171,7 +169,7 @@ def test_what_is_no_layer() -> None:
         from_onnx(node)
     x = helper.make_tensor_value_info("X", TensorProto.FLOAT, [1])
     y = helper.make_tensor_value_info("Y", TensorProto.FLOAT, [1])
-    with pytest.raises(ArgumentError, match="a node of type RNN, LSTM or GRU .* there is none, .* types Relu"):
+    with pytest.raises(ArgumentError, match=r"a node of type RNN, LSTM or GRU .* there is none, .* types Relu"):
         from_onnx(made([helper.make_node("Relu", ["X"], ["Y"])], [x], [y], []))
-    with pytest.raises(TypeError, match="model must be a path, an onnx.ModelProto or an ONNXProgram, got int"):
+    with pytest.raises(TypeError, match=r"model must be a path, an onnx\.ModelProto or an ONNXProgram, got int"):
         from_onnx(3)

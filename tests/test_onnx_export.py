@@ -111,21 +111,19 @@ class Lists(nn.Module):
 
 
 def test_what_cannot_be_in_a_graph_is_named() -> None:
-    with pytest.raises(ArgumentError, match="a PackedSequence is the input of a layer, .*lengths="):
+    with pytest.raises(ArgumentError, match=r"a PackedSequence is the input of a layer, .*lengths="):
         export(Packs(), (x, torch.tensor([5, 2])))
-    with pytest.raises(ArgumentError, match="a PackedSequence is the input of a layer, .*lengths="):
+    with pytest.raises(ArgumentError, match=r"a PackedSequence is the input of a layer, .*lengths="):
         export(Called(torchrnn.GRU(I, H)), (pack_sequence([x[:, 0], x[:2, 0]]),))
-    with pytest.raises(ArgumentError, match="a list of sequences or a nested tensor cannot .*lengths="):
+    with pytest.raises(ArgumentError, match=r"a list of sequences or a nested tensor cannot .*lengths="):
         export(Lists(), (x,))
 
 
 def test_models_that_cannot_be_exported() -> None:
     model = nn.Sequential(torchrnn.GRU(I, H))
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
         export(test_models_that_cannot_be_exported, (x,))  # type: ignore[arg-type]
-    with pytest.raises(
-        ArgumentError, match=r"0 \(GRU\) must be of float32 or float64, got torch.bfloat16: .*float\(\)"
-    ):
+    with pytest.raises(ArgumentError, match=r"0 \(GRU\) must be of float32 .* got torch.bfloat16: .*float\(\)"):
         export(model.bfloat16(), (x,))
     with pytest.raises(ArgumentError, match=r"0 \(GRU\) must be on the CPU, got meta: export model.cpu\(\)"):
         export(nn.Sequential(torchrnn.GRU(I, H, device="meta")), (x,))
@@ -135,7 +133,7 @@ def test_models_that_cannot_be_exported() -> None:
 
 def test_without_the_library(monkeypatch: Any) -> None:
     monkeypatch.setattr(_extension, "missing", lambda: "torchrnn was built without its own kernels")
-    with pytest.raises(RuntimeError, match="operators of torchrnn's library, .*built without its own kernels"):
+    with pytest.raises(RuntimeError, match=r"operators of torchrnn's library, .*built without its own kernels"):
         export(torchrnn.GRU(I, H), (x,))
 
 

@@ -38,6 +38,7 @@ class _Body(nn.Module):
     def __init__(self, asked: _Asked) -> None:
         super().__init__()
         self.cell, self.bias, self.projected, self.options = asked.cell, asked.bias, asked.projected, asked.options
+        self.limit: Tensor
         self.register_buffer("limit", torch.tensor(asked.options.limit, dtype=asked.dtype))
 
     def forward(
