@@ -136,6 +136,14 @@ def test_importing_loads_torch_and_the_standard_library_only() -> None:
     assert loaded <= {"torchrnn", "torch"}
 
 
+def test_what_few_need_is_imported_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, torch, torchrnn; first = 'torchrnn.onnx' in sys.modules; torchrnn.from_onnx, torchrnn.onnx.export;"
+        "print(first, 'torchrnn.onnx' in sys.modules, 'onnx' in sys.modules, hasattr(torchrnn, 'none'))"
+    )
+    assert run(code).split() == ["False", "True", "False", "False"]
+
+
 def test_importing_takes_less_than_60_ms_beyond_torch() -> None:
     # of the processor's time: others may be using it, too
     code = "import time, torch; start = time.process_time(); import torchrnn;print(1e3 * (time.process_time() - start))"

@@ -47,7 +47,7 @@ def refuses(layer: Layer, x: Value) -> str | None:
         return "the clip of ONNX's nodes acts before the activations, cell_clip on the state"
     if layer.steps is not None and (layer.steps.mask is not None or layer.steps.reset is not None):
         return "ONNX's nodes know lengths, but neither masks nor resets"
-    if x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+    if x.dtype != ir.DataType.FLOAT:
         return "onnxruntime has these nodes for float32 only"
     return None
 
@@ -71,8 +71,9 @@ def run(layer: Layer, x: Value) -> Results:
     else:
         output = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, layer.D * H])
     # of a row without steps the node gives zeros, whatever its initial state
-    none = [s for s in given if s is not None] and _without_steps(x, lengths)
-    finals = [f if s is None else op.Where(none, s, f) for f, s in zip(finals, given, strict=True)]
+    if any(s is not None for s in given) and (lengths is not None or not isinstance(x.shape[0], int)):
+        none = _without_steps(x, lengths)
+        finals = [f if s is None else op.Where(none, s, f) for f, s in zip(finals, given, strict=True)]
     return output, finals
 
 
