@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
     "backends/packing": {"call"},
     "backends/reference": {"backends", "call"},
-    "cells/*": {"cell", "layer", "arguments", "step"},
+    "cells/*": {"cell", "check", "layer", "arguments", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),
     "trace": {"activation", "cell", "expression"},
