@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "expression": set(),
     "trace": {"activation", "cell", "expression"},
     "codegen": {"cell", "cells", "expression", "trace"},
+    "keras/*": {"activation", "cells", "layer", "parameters", "keras"},
     "convert": {"activation", "layer", "arguments", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},

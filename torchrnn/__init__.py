@@ -1,5 +1,7 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
+from typing import TYPE_CHECKING, Any
+
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
 from torchrnn.call import use
@@ -16,6 +18,9 @@ from torchrnn.seeing.watching import watch
 from torchrnn.state import detach, last
 from torchrnn.step import RecurrentCell
 from torchrnn.stream import Stream
+
+if TYPE_CHECKING:
+    from torchrnn.keras import from_keras, to_keras
 
 __version__ = "0.1.0"
 
@@ -37,10 +42,30 @@ __all__ = [
     "detach",
     "draw",
     "explain",
+    "from_keras",
     "init",
     "is_recurrent",
     "last",
     "nn",
+    "to_keras",
     "use",
     "watch",
 ]
+
+_LATER = {
+    "from_keras": "torchrnn.keras",
+    "to_keras": "torchrnn.keras",
+}  # what few programs need is imported when asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    globals()[name] = found = getattr(import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
