@@ -49,6 +49,7 @@ def to_keras(layer: Any) -> Any:
         made.build((None, None, I))
     else:
         made = keras.Sequential([keras.Input((None, I), dtype=pieces[0][0].dtype), *(one for one, _ in pieces)])
+        made.dtype_policy = pieces[0][0].dtype_policy  # by default it would cast its input to float32
         arrays = [a for _, of in pieces for a in of]
     made.set_weights(arrays)
     return made
@@ -103,6 +104,8 @@ def _pieces(keras: Any, module: Any) -> Iterator[tuple[Any, list[Any]]]:
         options: dict[str, Any] = {"activation": module.activation, "use_bias": bool(module.bias)}
         options["return_sequences"] = module.return_sequences if k == L - 1 else True
         options["dtype"] = str(module.weight_hh_l0.dtype).removeprefix("torch.")
+        if module.weight_hh_l0.element_size() == 2:  # Keras's own choice cannot be drawn in 16 bits
+            options["recurrent_initializer"] = "glorot_uniform"
         if kind == "GRU":
             options["reset_after"] = own
         made = getattr(keras.layers, kind)(H, **options)

@@ -106,11 +106,14 @@ def _from_object(source: Any, config: Any, layer: str | None) -> Found:
             names = [one.name for one in _within(source)]
             raise ValueError(f"layer must be the name of one of the layers, {names}, got {layer!r}")
         source = named[0]
-    layers, arrays = described(_says(source)), source.get_weights()
-    if not arrays:
-        raise ValueError(
-            f"source {source.name!r} has no weights yet: call it once, or build it with source.build((None, None, I))"
-        )
+    layers, arrays = described(_says(source)), []
+    for one in _within(source):
+        if not one.built:
+            raise ValueError(
+                f"source {one.name!r} has no weights yet: call it once, or build it with build((None, None, I))"
+            )
+        sides = [one.forward_layer, one.backward_layer] if hasattr(one, "backward_layer") else [one]
+        arrays += [a for side in sides for a in side.cell.get_weights()]  # without the states of a stateful layer
     return _from_arrays(arrays, layers, None)
 
 
