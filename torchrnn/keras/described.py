@@ -132,7 +132,7 @@ def _one(entry: dict[str, Any], path: str) -> Described:
     if kind != "Bidirectional":
         return _direction(kind, entry["config"], path)
     config = entry["config"]
-    name = config.get("name", "bidirectional")
+    name = str(config.get("name", "bidirectional"))
     forward = _inner(config.get("layer"), name, path, backwards=False)
     if "merge_mode" in config and config["merge_mode"] is None:
         raise ValueError(
@@ -140,7 +140,7 @@ def _one(entry: dict[str, Any], path: str) -> Described:
             "merge_mode='concat' and the same weights, and take output.chunk(2, -1)"
         )
     merge = config.get("merge_mode", "concat")
-    if merge not in MERGES:
+    if not isinstance(merge, str) or merge not in MERGES:
         raise ValueError(f"{name}: merge_mode must be one of {', '.join(map(repr, MERGES))}, got {_short(merge)}")
     if config.get("backward_layer") is not None:
         backward = _inner(config["backward_layer"], name, path, backwards=True)
