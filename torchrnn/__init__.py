@@ -52,10 +52,8 @@ __all__ = [
     "watch",
 ]
 
-_LATER = {
-    "from_keras": "torchrnn.keras",
-    "to_keras": "torchrnn.keras",
-}  # what few programs need is imported when asked for
+# what few programs need is imported when asked for
+_LATER = {"from_keras": "torchrnn.keras", "to_keras": "torchrnn.keras"}
 
 
 def __getattr__(name: str) -> Any:
