@@ -10,7 +10,8 @@
     several layers, all but the last with       num_layers=
       return_sequences=True
 
-Keras itself is not needed: SimpleRNN is written out below, from its definition, in NumPy.
+Keras itself is not needed: SimpleRNN is written out below, from its definition, in NumPy. For a layer or
+file of Keras there is torchrnn.from_keras.
 """
 
 import numpy as np

@@ -21,14 +21,16 @@ LAYERS: dict[str, Any] = {
     "lstm": torchrnn.LSTM,
     "lstm_projected": lambda *a, **k: torchrnn.LSTM(*a, **{"proj_size": 2, **k}),
     "gru": torchrnn.GRU,
+    "gru_reset_before": lambda *a, **k: torchrnn.GRU(*a, reset_after=False, **k),
     "coupled_lstm": CoupledLSTM,
 }
+NO_KERNEL = ("coupled_lstm", "gru_reset_before")  # a user's own cell, and a product within the step
 #: every cell on every backend that has it
 EVERY = [
     pytest.param(name, backend, marks=CPU.marks if backend == "cpu" else (), id=f"{name} {backend}")
     for name in LAYERS
     for backend in ("cpu", "aten", "reference")
-    if name != "coupled_lstm" or backend == "reference"  # there is no kernel yet for a user's own cell
+    if name not in NO_KERNEL or backend == "reference"
 ]
 everywhere = pytest.mark.parametrize(("name", "backend"), EVERY)
 

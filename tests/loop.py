@@ -37,6 +37,13 @@ def gru(x: list[Tensor], h: list[Tensor], s: tuple[Tensor, ...], phi: Any, clip:
     return (clip((1 - z) * n + z * s[0]),), (r, z, n)
 
 
+def gru_reset_before(x: list[Tensor], h: Any, s: tuple[Tensor, ...], phi: Any, clip: Any) -> Step:
+    r = torch.sigmoid(x[0] + h[0])
+    z = torch.sigmoid(x[1] + h[1])
+    n = phi(x[2] + h[2](r * s[0]))
+    return (clip((1 - z) * n + z * s[0]),), (r, z, n)
+
+
 def coupled_lstm(x: list[Tensor], h: list[Tensor], s: tuple[Tensor, ...], phi: Any, clip: Any) -> Step:
     i = torch.sigmoid(x[0] + h[0])
     g = torch.tanh(x[1] + h[1])
@@ -50,6 +57,7 @@ EQUATIONS: dict[str, Callable[..., Step]] = {
     "rnn_relu": rnn,
     "lstm": lstm,
     "gru": gru,
+    "gru_reset_before": gru_reset_before,
     "coupled_lstm": coupled_lstm,
 }
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -285,7 +293,15 @@ def step(layer: Any, end: str, x: Tensor, state: tuple[Tensor, ...], H: int) -> 
     name, G = layer.cell.name, range(len(layer.cell.gates))
     phi = FUNCTIONS[getattr(layer, "activation", "relu" if name == "rnn_relu" else "tanh")]
     limit = getattr(layer, "cell_clip", None)
-    parts = ([of[g * H : (g + 1) * H] for g in G] for of in (a, h))
+    parts: Any = tuple([of[g * H : (g + 1) * H] for g in G] for of in (a, h))
+    if name == "gru_reset_before":  # the product of its candidate waits for the reset gate
+        W = getattr(layer, f"weight_hh_{end}")[2 * H :]
+        b = (
+            getattr(layer, f"bias_hh_{end}")[2 * H :]
+            if layer.bias and layer.bias != "single"
+            else torch.zeros_like(h[:H])
+        )
+        parts = (parts[0], [*parts[1][:2], lambda v: W @ v + b])
     new, gates = EQUATIONS[name](*parts, state, phi, lambda s: s if limit is None else s.clamp(-limit, limit))
     if layer.proj_size:
         new = (getattr(layer, f"weight_hr_{end}") @ new[0], *new[1:])

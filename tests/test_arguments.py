@@ -84,6 +84,21 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "output_dropout should be a number in range [0, 1], got 2",
     ),
+    "a projection of the late product": (
+        lambda: GRU(3, 5, reset_after=False, proj_size=2),
+        ValueError,
+        "proj_size needs a cell that sees its output through weight_hh only; 'gru_reset_before' reads it directly",
+    ),
+    "a reset in words": (
+        lambda: GRU(3, 5, reset_after="before"),  # type: ignore[arg-type]
+        TypeError,
+        "reset_after should be of type bool, got: str",
+    ),
+    "a reset of a cell by number": (
+        lambda: torchrnn.GRUCell(3, 5, reset_after=0),  # type: ignore[arg-type]
+        TypeError,
+        "reset_after should be of type bool, got: int",
+    ),
     "an unknown bias": (
         lambda: LSTM(3, 5, bias="one"),
         TypeError,
@@ -190,6 +205,11 @@ LEFT: dict[str, tuple[Any, str]] = {
     "learned": (lambda: LSTM(3, 5, learn_initial_state=True), "torch.nn's LSTM has no learn_initial_state=True"),
     "one bias": (lambda: LSTM(3, 5, bias="single"), "torch.nn's LSTM has no bias='single'"),
     "one bias of a cell": (lambda: torchrnn.GRUCell(3, 5, bias="single"), "torch.nn's GRUCell has no bias='single'"),
+    "the other GRU": (lambda: GRU(3, 5, reset_after=False), "torch.nn's GRU has no reset_after=False"),
+    "the other step": (
+        lambda: torchrnn.GRUCell(3, 5, reset_after=False),
+        "torch.nn's GRUCell has no reset_after=False",
+    ),
     "sizes": (lambda: LSTM(3, [5, 4]), "torch.nn's LSTM has no hidden_size=[5, 4]"),
     "projected": (lambda: RNN(3, 5, proj_size=2), "torch.nn's RNN has no proj_size=2"),
     "lazy": (lambda: GRU(None, 5), "its input size is not known yet: call it once first"),

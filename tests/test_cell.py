@@ -7,6 +7,7 @@ import torch
 from coupled import CoupledLSTM, coupled_lstm
 
 import torchrnn
+from torchrnn import codegen
 from torchrnn.cell import CELLS
 
 
@@ -31,7 +32,14 @@ def test_parameters_follow_from_the_gates() -> None:
 
 def test_reads_output() -> None:
     reads = {name: c.reads_output for name, c in CELLS.items() if not c.step.__module__.startswith("test_")}
-    assert reads == {"rnn_tanh": False, "rnn_relu": False, "lstm": False, "gru": True, "coupled_lstm": False}
+    assert reads == {
+        "rnn_tanh": False,
+        "rnn_relu": False,
+        "lstm": False,
+        "gru": True,
+        "gru_reset_before": True,
+        "coupled_lstm": False,
+    }
 
 
 @pytest.mark.parametrize("gates", ["", "i i", "i 2f", "i _f", "i-f", "class"])
@@ -43,6 +51,49 @@ def test_wrong_names(gates: str) -> None:
 def test_a_step_without_a_name() -> None:
     with pytest.raises(ValueError, match="define its step with def, got <lambda>"):
         torchrnn.cell(gates="a", states="h")(lambda x, h, s: x.a + h.a)
+
+
+@pytest.mark.parametrize("late", ["a", "b a", "a b", "c"])
+def test_late_gates_are_the_last(late: str) -> None:
+    if late == "a b":
+        torchrnn.cell(gates="a b", states="h", late=late)  # all of them
+        return
+    with pytest.raises(ValueError, match=f"late must name the last of the gates 'a b', in their order, got '{late}'"):
+        torchrnn.cell(gates="a b", states="h", late=late)
+
+
+def test_a_late_gate_is_a_product_that_the_step_asks_for() -> None:
+    @torchrnn.cell(gates="f n", states="h", late="n")
+    def test_late(x, h, s):
+        f = torch.sigmoid(x.f + h.f)
+        return (1 - f) * s.h + f * torch.tanh(x.n + h.n(f * s.h) + h.n(s.h))
+
+    class Late(torchrnn.Recurrent):
+        cell = test_late
+
+    layer, x = Late(3, 5, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
+    h, gates = torch.zeros(2, 5, dtype=torch.float64), []
+    W_ih, W_hh, b_ih, b_hh = layer.parameters()
+    for x_t in x:
+        a = x_t @ W_ih.T + b_ih
+        f = torch.sigmoid(a[:, :5] + h @ W_hh[:5].T + b_hh[:5])
+        once, twice = (f * h) @ W_hh[5:].T + b_hh[5:], h @ W_hh[5:].T + b_hh[5:]
+        gates.append((f, a[:, 5:] + twice))  # the second has no name in the step: x plus its last product
+        h = (1 - f) * h + f * torch.tanh(a[:, 5:] + once + twice)
+    _, h_n, trace = layer(x, return_all=True)
+    for got, expected in (
+        (h_n[0], h),
+        *zip((trace.f[0, 0], trace.n[0, 0]), map(torch.stack, zip(*gates, strict=True)), strict=True),
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    with pytest.raises(
+        TypeError, match=r"'test_late' multiplies with weight_hh within its step, for n: take recurrence"
+    ):
+        test_late(x[0], x[0], (h,))
+    with pytest.raises(
+        NotImplementedError, match="'test_late' has no C\\+\\+ form: it multiplies with weight_hh within"
+    ):
+        codegen.header(test_late)
 
 
 def test_a_taken_name() -> None:

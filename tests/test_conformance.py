@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agreement import NO_KERNEL
 from coupled import CoupledLSTM, CoupledLSTMCell
 from fused import CPU
 from torch.autograd import gradcheck, gradgradcheck
@@ -22,6 +23,7 @@ LAYERS = {
     "rnn_relu": lambda *a, **k: torchrnn.RNN(*a, nonlinearity="relu", **k),
     "lstm": torchrnn.LSTM,
     "gru": torchrnn.GRU,
+    "gru_reset_before": lambda *a, **k: torchrnn.GRU(*a, reset_after=False, **k),
     "coupled_lstm": CoupledLSTM,
 }
 STEPS = {
@@ -29,6 +31,7 @@ STEPS = {
     "rnn_relu": lambda *a, **k: torchrnn.RNNCell(*a, nonlinearity="relu", **k),
     "lstm": torchrnn.LSTMCell,
     "gru": torchrnn.GRUCell,
+    "gru_reset_before": lambda *a, **k: torchrnn.GRUCell(*a, reset_after=False, **k),
     "coupled_lstm": CoupledLSTMCell,
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
@@ -50,14 +53,19 @@ def sigmoid(a: Any) -> Any:
     return 1 / (1 + np.exp(-a))
 
 
-def numpy_step(name: str, x: Any, h: Any, state: list[Any]) -> list[Any]:
-    """The equations of the docstrings once more, in NumPy, from the pre-activations (B, G·H)."""
+def numpy_step(name: str, x: Any, h: Any, state: list[Any], W: Any, b: Any) -> list[Any]:
+    """The equations of the docstrings once more, in NumPy, from the pre-activations (B, G·H); W and b made h."""
     if name.startswith("rnn"):
         return [np.tanh(x + h) if name == "rnn_tanh" else np.maximum(x + h, 0)]
     if name == "gru":
         (xr, xz, xn), (hr, hz, hn) = np.split(x, 3, 1), np.split(h, 3, 1)
         z = sigmoid(xz + hz)
         return [(1 - z) * np.tanh(xn + sigmoid(xr + hr) * hn) + z * state[0]]
+    if name == "gru_reset_before":
+        (xr, xz, xn), (hr, hz, _) = np.split(x, 3, 1), np.split(h, 3, 1)
+        r, z = sigmoid(xr + hr), sigmoid(xz + hz)
+        n = np.tanh(xn + (r * state[0]) @ np.split(W, 3)[2].T + np.split(b, 3)[2])
+        return [(1 - z) * n + z * state[0]]
     a = np.split(x + h, 4 if name == "lstm" else 3, 1)
     i, g, o = sigmoid(a[0]), np.tanh(a[-2]), sigmoid(a[-1])
     f = sigmoid(a[1]) if name == "lstm" else 1 - i
@@ -69,8 +77,8 @@ def numpy_step(name: str, x: Any, h: Any, state: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("backend", [CPU, "aten", "reference"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
 def test_equations_in_numpy(name: str, backend: str, bidirectional: bool) -> None:
-    if backend != "reference" and name == "coupled_lstm":
-        pytest.skip("there is no kernel yet for a user's own cell")
+    if backend != "reference" and name in NO_KERNEL:
+        pytest.skip("there is no kernel yet for a user's own cell, and none for a product within the step")
     T, B, I, H, L, D = 5, 3, 4, 7, 2, 1 + bidirectional
     layer = LAYERS[name](I, H, num_layers=L, bidirectional=bidirectional, **F64)
     x = torch.randn(T, B, I, **F64)
@@ -89,8 +97,8 @@ def test_equations_in_numpy(name: str, backend: str, bidirectional: bool) -> Non
             out: list[Any] = [None] * T
             for t in range(T)[:: -1 if d else 1]:
                 a = y[t] @ weights[f"weight_ih_{end}"].T + weights[f"bias_ih_{end}"]
-                h = state[0] @ weights[f"weight_hh_{end}"].T + weights[f"bias_hh_{end}"]
-                state = numpy_step(name, a, h, state)
+                W, b = weights[f"weight_hh_{end}"], weights[f"bias_hh_{end}"]
+                state = numpy_step(name, a, state[0] @ W.T + b, state, W, b)
                 out[t] = state[0]
             joined.append(np.stack(out))
             finals.append(state)

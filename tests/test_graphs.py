@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import F64, LAYERS, agree, learned, states_for
+from agreement import F64, LAYERS, NO_KERNEL, agree, learned, states_for
 from fused import needs_kernels
 from torch._dynamo.utils import counters
 from torch.export import Dim
@@ -17,7 +17,7 @@ from torchrnn.plan import Steps
 
 pytestmark = needs_kernels
 T, B, I = 5, 4, 3
-NAMES = [name for name in LAYERS if name != "coupled_lstm"]
+NAMES = [name for name in LAYERS if name not in NO_KERNEL]
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stack": {"num_layers": 2, "bidirectional": True},

@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
     "backends/packing": {"call"},
     "backends/reference": {"backends", "call"},
-    "cells/*": {"cell", "layer", "arguments", "step"},
+    "cells/*": {"cell", "check", "layer", "arguments", "step"},
     "cells/__init__": {"cells"},
     "expression": set(),
     "trace": {"activation", "cell", "expression"},
@@ -72,6 +72,7 @@ MAY_IMPORT = {
     "onnx/exporting": {"_extension", "backends", "check", "layer", "onnx", "step"},
     "onnx/reading": {"cells", "check", "layer", "onnx"},
     "onnx/__init__": {"onnx"},
+    "keras/*": {"activation", "cells", "layer", "parameters", "keras"},
     "convert": {"activation", "layer", "arguments", "step", "cells"},
     "nn": {"layer", "cells"},
     "backends/__init__": {"call", "backends"},

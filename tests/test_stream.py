@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import LAYERS, learned, states_for, tensors
+from agreement import LAYERS, NO_KERNEL, learned, states_for, tensors
 from fused import needs_kernels
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -74,7 +74,7 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("B", [1, 3, 17])
 def test_pieces_are_one_call_to_the_bit(name: str, dtype: Any, grad: bool, options: str, cuts: str, B: int) -> None:
     layer, x = build(name, dtype, **OPTIONS[options]), torch.randn(T, B, I, dtype=dtype)
-    backend = "reference" if name == "coupled_lstm" else "cpu"
+    backend = "reference" if name in NO_KERNEL else "cpu"
     with torch.set_grad_enabled(grad):
         assert torchrnn.explain(layer, x).backend == backend
         y, state = whole(layer, x)

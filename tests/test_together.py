@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from agreement import F64, agree, learned, states_for
+from agreement import F64, NO_KERNEL, agree, learned, states_for
 from coupled import CoupledLSTM
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +24,7 @@ CELLS: dict[str, Any] = {
     "rnn_relu": lambda *a, **k: torchrnn.RNN(*a, nonlinearity="relu", **k),
     "lstm": torchrnn.LSTM,
     "gru": torchrnn.GRU,
+    "gru_reset_before": lambda *a, **k: torchrnn.GRU(*a, reset_after=False, **k),
     "coupled_lstm": CoupledLSTM,
 }
 FORMS = ("padded", "unbatched", "batches", "list", "jagged", "packed")
@@ -130,7 +131,7 @@ def refusals(d: Drawn) -> list[Refusal]:
         Refusal(("residual=True", "hidden_size="), "residual" in o and uneven(d) and "proj_size" not in o),
         Refusal(("forget_bias", "'" + d.cell.split("_")[0]), "forget_bias" in o and d.cell != "lstm"),
         Refusal(("forget_bias=", "bias=False"), "forget_bias" in o and o.get("bias") is False),
-        Refusal(("proj_size", f"'{d.cell}'"), "proj_size" in o and d.cell == "gru"),
+        Refusal(("proj_size", f"'{d.cell}'"), "proj_size" in o and d.cell.startswith("gru")),
         Refusal(("return_all=True", "return_sequences=False"), "return_all" in s and "return_sequences" in o),
         Refusal(("activation=", f"'{d.cell}'"), d.cell == "coupled_lstm" and o.get("activation", "tanh") != "tanh"),
         Refusal(("nonlinearity='relu'", "activation="), d.cell == "rnn_relu" and o.get("activation", "relu") != "relu"),
@@ -139,8 +140,8 @@ def refusals(d: Drawn) -> list[Refusal]:
         Refusal(("lengths", "mask"), "lengths" in s and "mask" in s),
         *(Refusal((name, own), bool(own)) for name in there),
         Refusal(("lengths", "unbatched"), "lengths" in s and d.form == "unbatched"),
-        Refusal(("'cpu'", "'coupled_lstm'"), d.backend == "cpu" and d.cell == "coupled_lstm"),
-        Refusal(("'aten'", "'coupled_lstm'"), d.backend == "aten" and d.cell == "coupled_lstm"),
+        Refusal(("'cpu'", f"'{d.cell}'"), d.backend == "cpu" and d.cell in NO_KERNEL),
+        Refusal(("'aten'", f"'{d.cell}'"), d.backend == "aten" and d.cell in NO_KERNEL),
         Refusal(("'aten'", "states of all steps"), d.backend == "aten" and "return_all" in s),
         Refusal(("'aten'", "projection"), d.backend == "aten" and "proj_size" in o and d.cell.startswith("rnn")),
         Refusal(("'aten'", "empty"), d.backend == "aten" and empty(d)),

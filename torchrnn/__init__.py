@@ -1,6 +1,6 @@
 """torchrnn: the recurrent-network library for PyTorch."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchrnn import backends as _backends  # noqa: F401  # importing registers them
 from torchrnn import init, nn
@@ -21,6 +21,7 @@ from torchrnn.stream import Stream
 
 if TYPE_CHECKING:
     from torchrnn import onnx as onnx
+    from torchrnn.keras import from_keras, to_keras
     from torchrnn.onnx import from_onnx
 
 __version__ = "0.1.0"
@@ -43,21 +44,35 @@ __all__ = [
     "detach",
     "draw",
     "explain",
+    "from_keras",
     "from_onnx",
     "init",
     "is_recurrent",
     "last",
     "nn",
+    "to_keras",
     "use",
     "watch",
 ]
 
+# what few programs need is imported when asked for
+_LATER = {
+    "from_keras": "torchrnn.keras",
+    "from_onnx": "torchrnn.onnx",
+    "onnx": "torchrnn.onnx",
+    "to_keras": "torchrnn.keras",
+}
 
-def __getattr__(name: str) -> object:
-    """What few need is imported when it is first asked for."""
-    if name in ("from_onnx", "onnx"):
-        from importlib import import_module
 
-        module = import_module("torchrnn.onnx")
-        return module if name == "onnx" else module.from_onnx
-    raise AttributeError(f"module 'torchrnn' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(_LATER[name])
+    globals()[name] = found = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -11,6 +11,7 @@ from keyword import iskeyword
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchrnn.activation import PLAIN, Options, takes_options
@@ -40,14 +41,18 @@ class Cell:
         states: names of the states; the first is the output and what ``weight_hh`` multiplies.
         step: the function ``(x, h, s) -> new states``, or ``(x, h, s, options) -> new states``.
         takes_options: whether it is the second.
+        late: names of the gates, the last ones, whose product with ``weight_hh`` the step asks for itself.
     """
 
-    def __init__(self, step: Callable[..., Any], gates: tuple[str, ...], states: tuple[str, ...]) -> None:
+    def __init__(
+        self, step: Callable[..., Any], gates: tuple[str, ...], states: tuple[str, ...], late: tuple[str, ...] = ()
+    ) -> None:
         self.step = step
         self.takes_options = takes_options(step)
         self.name: str = step.__name__
         self.gates = gates
         self.states = states
+        self.late = late
         self.__doc__ = step.__doc__
         self._gates = namedtuple(f"{self.name}_gates", gates)
         self._states = namedtuple(f"{self.name}_states", states)
@@ -65,9 +70,41 @@ class Cell:
 
         Returns:
             The new states, each (…, H), in the order of ``states``.
+
+        Raises:
+            TypeError: the cell has late gates, of which there is no ``h`` before the step.
         """
+        if self.late:
+            raise TypeError(
+                f"cell {self.name!r} multiplies with weight_hh within its step, for {' '.join(self.late)}: take "
+                "recurrence(weight_hh, bias_hh), which does a step from x and the previous states"
+            )
         G = len(self.gates)
         return self.advance(x.chunk(G, -1), h.chunk(G, -1), states, options)
+
+    def recurrence(
+        self, w_hh: Tensor, b_hh: Tensor | None = None, options: Options = PLAIN
+    ) -> Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        """The step with its recurrent weights: a function of ``W_ih x_t + b_ih`` and the previous states."""
+        G, products = len(self.gates), self._products(w_hh, b_hh)
+        return lambda x, states: self.advance(x.chunk(G, -1), products(states[0]), states, options)
+
+    def _products(self, w_hh: Tensor, b_hh: Tensor | None) -> Callable[[Tensor], Sequence[Any]]:
+        """What makes a step's h of the previous output: its parts by gate; of a late gate, what the step calls."""
+        G, late = len(self.gates), len(self.late)
+        if not late:
+            return lambda h: F.linear(h, w_hh, b_hh).chunk(G, -1)
+        weights, none = w_hh.chunk(G), (None,) * G
+        biases = none if b_hh is None else b_hh.chunk(G)
+        n = G - late
+        E = n * weights[0].size(0)
+        w_early, b_early = w_hh[:E], None if b_hh is None else b_hh[:E]
+
+        def products(h: Tensor) -> Sequence[Any]:
+            early = F.linear(h, w_early, b_early).chunk(n, -1) if n else ()
+            return (*early, *(_Late(w, b) for w, b in zip(weights[n:], biases[n:], strict=True)))
+
+        return products
 
     def advance(self, x: Sequence[Any], h: Sequence[Any], states: Sequence[Any], options: Any) -> tuple[Any, ...]:
         """One step from the parts of x and h, one for each gate.
@@ -89,14 +126,18 @@ class Cell:
         first = 1 if len(new) > 1 else 0
         return (*new[:first], *(options.clip(state) for state in new[first:]))
 
-    def gate_values(self, x: Tensor, h: Tensor, states: tuple[Tensor, ...], options: Options = PLAIN) -> list[Tensor]:
+    def gate_values(
+        self, x: Tensor, w_hh: Tensor, b_hh: Tensor | None, states: tuple[Tensor, ...], options: Options = PLAIN
+    ) -> list[Tensor]:
         """The gates of a step by what its function calls so; where it calls nothing so, both pre-activations' sum."""
-        G, local = len(self.gates), {}
+        parts, h = x.chunk(len(self.gates), -1), self._products(w_hh, b_hh)(states[0])
+        local: dict[str, Any] = {}
         code = getattr(inspect.unwrap(self.step), "__code__", None)
-        if code is not None and {*self.gates} & {*code.co_varnames}:  # else nothing is called so
-            _, local = self.watched(lambda: self(x, h, states, options))
-        sums = zip(self.gates, x.chunk(G, -1), h.chunk(G, -1), strict=True)
-        return [local[name] if isinstance(local.get(name), Tensor) else a + b for name, a, b in sums]
+        # else nothing is called so, and no late product is to be seen
+        if self.late or (code is not None and {*self.gates} & {*code.co_varnames}):
+            _, local = self.watched(lambda: self.advance(parts, h, states, options))
+        sums = zip(self.gates, parts, h, strict=True)
+        return [local[name] if isinstance(local.get(name), Tensor) else a + _product(b) for name, a, b in sums]
 
     def watched(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         """What ``run``, which makes a step, gives; and the local variables of the step when it returned.
@@ -132,6 +173,8 @@ class Cell:
     @cached_property
     def reads_output(self) -> bool:
         """Whether the step reads the previous output itself (as GRU does), not only its product with ``weight_hh``."""
+        if self.late:
+            return True
         zeros = torch.zeros(1, len(self.gates), device="cpu")
         previous = [torch.full((1, 1), 0.5, device="cpu") for _ in self.states]
         previous[0] = torch.full((1, 1), torch.nan, device="cpu")
@@ -144,18 +187,38 @@ class Cell:
         return _by_name, (self.name,)
 
 
+class _Late:
+    """The product of a late gate, which the step asks for: W_hh v + b_hh for the rows of the gate."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self.result: Tensor | None = None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.result = F.linear(v, self.weight, self.bias)
+        return self.result
+
+
+def _product(h: Any) -> Any:
+    """A gate's product with ``weight_hh``, late or not; of one that was not asked for, nothing to add."""
+    return (0 if h.result is None else h.result) if isinstance(h, _Late) else h
+
+
 def _by_name(name: str) -> Cell:
     if name not in CELLS:
         raise KeyError(f"no cell is called {name!r}: import the module that defines it before unpickling")
     return CELLS[name]
 
 
-def cell(*, gates: str, states: str) -> Callable[[Callable[..., Any]], Cell]:
+def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., Any]], Cell]:
     """Declare a recurrent cell from the equations of one step.
 
     Args:
         gates: names of the gates, separated by spaces: the row blocks of ``weight_ih`` and ``weight_hh`` in this order.
         states: names of the states, separated by spaces. The first is the output.
+        late: names of the last gates, whose product with ``weight_hh`` is made within the step, of what the step gives
+            it: for ``late="n"``, ``h.n`` is a function, and ``h.n(v)`` is ``W_hh v + b_hh`` for the rows of ``n``. Such
+            a cell runs step by step, on the reference backend.
 
     Returns:
         A decorator for a function ``step(x, h, s)`` in plain, elementwise torch. ``x.i`` is the part of
@@ -165,7 +228,8 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[..., Any]], Cell]:
         names, ``options.clip(c)`` keeps within ``cell_clip=``.
 
     Raises:
-        ValueError: a name is no identifier, stands twice, or the cell's own name is taken.
+        ValueError: a name is no identifier, stands twice, or the cell's own name is taken; or ``late`` names others
+            than the last gates.
 
     Example:
         ```python
@@ -187,11 +251,14 @@ def cell(*, gates: str, states: str) -> Callable[[Callable[..., Any]], Cell]:
         ```
     """
     gate_names, state_names = _names("gates", gates), _names("states", states)
+    late_names = _names("late", late) if late else ()
+    if late_names and gate_names[-len(late_names) :] != late_names:
+        raise ValueError(f"late must name the last of the gates {gates!r}, in their order, got {late!r}")
 
     def declare(step: Callable[..., Any]) -> Cell:
         if not step.__name__.isidentifier():
             raise ValueError(f"a cell needs a name: define its step with def, got {step.__name__}")
-        made = Cell(step, gate_names, state_names)
+        made = Cell(step, gate_names, state_names, late_names)
         known = CELLS.get(made.name)
         # the same function may be declared again: a notebook's cell is run many times
         if known is not None and (known.step.__module__, known.step.__qualname__) != (

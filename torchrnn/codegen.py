@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff if a header differs")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the headers are (default: csrc/cells)")
     options = parser.parse_args(arguments)
-    own = [c for c in CELLS.values() if c.step.__module__.startswith("torchrnn.cells.")]
+    own = [c for c in CELLS.values() if c.step.__module__.startswith("torchrnn.cells.") and not c.late]
     headers = {f"{c.name}.h": header(c) for c in own} | {"all.h": _all([c.name for c in own])}
     if not options.check:
         options.folder.mkdir(parents=True, exist_ok=True)

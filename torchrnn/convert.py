@@ -120,6 +120,8 @@ def _missing(module: Any) -> str | None:
         lacks.append(str(module._options))
     if module.bias == "single":
         lacks.append("bias='single'")
+    if not getattr(module, "reset_after", True):
+        lacks.append("reset_after=False")
     return f"torch.nn's {_kind(module)} has no {', '.join(lacks)}" if lacks else None
 
 

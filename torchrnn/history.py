@@ -130,8 +130,7 @@ def gates(of: Happened) -> list[Tensor]:
         w_ih, w_hh, *rest = call.weights[d * per_direction : (d + 1) * per_direction]
         b_ih, b_hh = rest[:2] if call.bias else (None, None)
         previous = _previous(call, [s[d] for s in call.states], [s[d] for s in states], reverse=d == 1)
-        pre = F.linear(x, w_ih, b_ih), F.linear(previous[0], w_hh, b_hh)
-        values = call.cell.gate_values(*pre, previous, call.options)
+        values = call.cell.gate_values(F.linear(x, w_ih, b_ih), w_hh, b_hh, previous, call.options)
         found.append([v.unflatten(0, shape) for v in values])
     return [torch.stack([found[d][g] for d in range(D)]) for g in range(G)]
 

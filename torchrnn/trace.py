@@ -69,6 +69,11 @@ class Step(NamedTuple):
 
 def trace(cell: Cell, *, plain: bool = True) -> Step:
     """The step of a cell and its backward, on scalars; not ``plain``: with options that are open."""
+    if cell.late:
+        raise NotImplementedError(
+            f"cell {cell.name!r} has no C++ form: it multiplies with weight_hh within its step, for "
+            f"{' '.join(cell.late)}, and a kernel's step is pointwise"
+        )
     G, S = len(cell.gates), len(cell.states)
     module, labels = _traced(cell, plain)
     graph = Graph()

@@ -39,6 +39,8 @@ def unseen(operator: Any, *args: Any) -> Any:
 def missing(cell: Cell) -> str | None:
     """Why there is no kernel for a cell, or None."""
     reason = _extension.missing()
+    if reason is None and cell.late:
+        reason = f"the cell {cell.name!r} multiplies with weight_hh within its step, which no kernel does"
     if reason is None:
         number = unseen(torch.ops.torchrnn.number, cell.name)
         if number < 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,11 +35,10 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
     """Output, final states, and the last layer's states at all steps, each (D, …, H) with the output's dimensions."""
     if call.steps is not None:
         return by_packing(run_all, call)
-    cell = partial(call.cell, options=call.options)
     if call.one_step:
         w_ih, w_hh, *biases = call.weights
         b_ih, b_hh = biases or (None, None)
-        states = cell(F.linear(call.x, w_ih, b_ih), F.linear(call.states[0], w_hh, b_hh), call.states)
+        states = call.cell.recurrence(w_hh, b_hh, call.options)(F.linear(call.x, w_ih, b_ih), call.states)
         return states[0], states, ()
 
     D = 2 if call.bidirectional else 1
@@ -54,7 +52,7 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
         for direction in range(D):
             k = layer * D + direction
             weights = call.weights[k * per_direction : (k + 1) * per_direction]
-            states, final = _sweep(cell, y, initial[k], weights, call.bias, sizes, wanted, reverse=direction == 1)
+            states, final = _sweep(call, y, initial[k], weights, sizes, wanted, reverse=direction == 1)
             everything.append(states)
             finals.append(final)
         y = everything[0][0] if D == 1 else torch.cat([states[0] for states in everything], -1)
@@ -65,11 +63,10 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 def _sweep(
-    cell: Callable[..., tuple[Tensor, ...]],
+    call: Call,
     x: Tensor,
     states: tuple[Tensor, ...],
     weights: Sequence[Any],
-    bias: bool,
     sizes: list[int] | None,
     wanted: int,
     *,
@@ -81,8 +78,9 @@ def _sweep(
     backward they join there.
     """
     w_ih, w_hh = weights[:2]
-    b_ih, b_hh = weights[2:4] if bias else (None, None)
-    w_hr = weights[-1] if len(weights) == (5 if bias else 3) else None
+    b_ih, b_hh = weights[2:4] if call.bias else (None, None)
+    w_hr = weights[-1] if len(weights) == (5 if call.bias else 3) else None
+    step = call.cell.recurrence(w_hh, b_hh, call.options)
     x = F.linear(x, w_ih, b_ih)  # (…, G·H)
     steps = x.unbind(0) if sizes is None else x.split(sizes)
     waiting = states  # reverse: the initial states of the rows not yet begun
@@ -98,7 +96,7 @@ def _sweep(
                 states = tuple(s[:B] for s in states)
             elif B > running:
                 states = tuple(torch.cat((s, w[running:B])) for s, w in zip(states, waiting, strict=True))
-        states = cell(x_t, F.linear(states[0], w_hh, b_hh), states)
+        states = step(x_t, states)
         if w_hr is not None:
             states = (F.linear(states[0], w_hr), *states[1:])
         outputs.append(states)

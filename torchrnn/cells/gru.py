@@ -1,9 +1,13 @@
-"""The gated recurrent unit, with the reset gate after the matrix product, as in torch and cuDNN."""
+"""The gated recurrent unit: the reset gate after the matrix product, as in torch and cuDNN, or before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import sigmoid
 
+from torchrnn import check
+from torchrnn.arguments import ONE
 from torchrnn.cell import cell
 from torchrnn.layer import Recurrent
 from torchrnn.step import RecurrentCell
@@ -14,6 +18,14 @@ def gru(x: Any, h: Any, s: Any, options: Any) -> Any:
     """Reset and update gate, and the new state."""
     r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
     n = options.activation(x.n + r * h.n)
+    return options.clip(n + z * (s.h - n))
+
+
+@cell(gates="r z n", states="h", late="n")
+def gru_reset_before(x: Any, h: Any, s: Any, options: Any) -> Any:
+    """The same, where the reset gate acts on the state before it is multiplied."""
+    r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
+    n = options.activation(x.n + h.n(r * s.h))
     return options.clip(n + z * (s.h - n))
 
 
@@ -29,15 +41,25 @@ class GRU(Recurrent):
     \end{aligned}
     $$
 
-    where $\phi$ is tanh or another ``activation``; with ``cell_clip`` $h_t$ is clipped to ±``cell_clip``.
+    where $\phi$ is tanh or another ``activation``; with ``cell_clip`` $h_t$ is clipped to ±``cell_clip``. With
+    ``reset_after=False`` the reset gate acts before the product, as in the paper and in old Keras models:
 
-    Arguments and parameters: see [`Recurrent`][torchrnn.Recurrent]; G = 3 gates in the order r z n. There is no
+    $$
+    n_t = \phi(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})
+    $$
+
+    The second product of a step then waits for the first, so such a layer runs step by step on the reference backend.
+
+    Other arguments and parameters: see [`Recurrent`][torchrnn.Recurrent]; G = 3 gates in the order r z n. There is no
     projection.
+
+    Args:
+        reset_after: whether the reset gate acts after the product with $W_{hn}$; by keyword.
+        **options: by keyword, those of `Recurrent` after ``dtype``.
 
     Shapes: input (T, B, I) and state (L·D, B, H) -> output (T, B, D·H) and the new state.
 
-    Paper: Cho et al., *Learning Phrase Representations using RNN Encoder–Decoder*, arXiv 1406.1078. There the reset
-    gate acts on h before the product; here, as in torch and cuDNN, after it.
+    Paper: Cho et al., *Learning Phrase Representations using RNN Encoder–Decoder*, arXiv 1406.1078.
 
     Example:
         ```python
@@ -51,12 +73,44 @@ class GRU(Recurrent):
 
     cell = gru
 
+    def __init__(
+        self,
+        input_size: int | None,
+        hidden_size: int | Sequence[int],
+        num_layers: int = ONE,
+        bias: bool | str = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+        **options: Any,
+    ) -> None:
+        _choose(self, reset_after)
+        args = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(input_size, hidden_size, *args, **options)
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate acts after the matrix product."""
+        return self.cell is not gru_reset_before
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, as torch.nn prints them."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
 
 class GRUCell(RecurrentCell):
     """One step of a [`GRU`][torchrnn.GRU]; drop-in for ``torch.nn.GRUCell``.
 
-    Arguments and parameters: see [`RecurrentCell`][torchrnn.RecurrentCell]. Shapes: input (B, I) and h (B, H) ->
+    Other arguments and parameters: see [`RecurrentCell`][torchrnn.RecurrentCell]. Shapes: input (B, I) and h (B, H) ->
     h (B, H).
+
+    Args:
+        reset_after: whether the reset gate acts after the product with $W_{hn}$; by keyword.
 
     Example:
         ```python
@@ -71,3 +125,34 @@ class GRUCell(RecurrentCell):
     """
 
     cell = gru
+
+    def __init__(
+        self,
+        input_size: int | None,
+        hidden_size: int,
+        bias: bool | str = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+        activation: str = "tanh",
+        cell_clip: float | None = None,
+    ) -> None:
+        _choose(self, reset_after)
+        super().__init__(input_size, hidden_size, bias, device, dtype, activation=activation, cell_clip=cell_clip)
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate acts after the matrix product."""
+        return self.cell is not gru_reset_before
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, as torch.nn prints them."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+
+def _choose(module: GRU | GRUCell, reset_after: bool) -> None:
+    """Give a module the cell of the paper where it is asked for; the class has torch's, at no cost for a call."""
+    check.boolean("reset_after", reset_after)
+    if not reset_after:
+        vars(module)["cell"] = gru_reset_before

@@ -46,6 +46,11 @@ class Equations:
     """The layout of one picture."""
 
     def __init__(self, cell: Cell, options: Options, sizes: Any) -> None:
+        if cell.late:
+            raise ValueError(
+                f"cell {cell.name!r} cannot be drawn: it multiplies with weight_hh within its step, for "
+                f"{' '.join(cell.late)}, and the picture is of operations that act number by number"
+            )
         self.cell, self.options, self.sizes = cell, options, sizes
         self.graph = trace(cell, options)
         self.items: list[_Item] = []
