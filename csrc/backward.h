@@ -216,6 +216,8 @@ struct WeightGradients {
   }
 };
 
+#include "samples.h"
+
 template <class Cell, class V, class Stored = typename V::type>
 static void layer_backward(const Layer<typename V::type, Stored>& layer) {
   using T = typename V::type;
@@ -262,8 +264,9 @@ static void layer_backward(const Layer<typename V::type, Stored>& layer) {
     WeightGradients<Cell, V, Stored> gradients{s, d, N, H, out, rows, rows + N, rows + 2 * N};
     gradients.fill();
     in_parallel(layer.parallel, parts, [&](int64_t part) {
-      gradients.part(part, parts);
-      if (d.w_hr && d.dw_hr) {
+      if (layer.samples) sample_gradients(gradients, layer.samples, part, parts);
+      else gradients.part(part, parts);
+      if (d.w_hr && d.dw_hr && !layer.samples) {
         int64_t begin = s.P * part / parts, end = s.P * (part + 1) / parts;
         Transposed<V, Stored> product{H, begin, end};
         Buffer<T> memory(product.scratch());

@@ -93,6 +93,7 @@ struct Layer {
   Parallel parallel;
   T* packed;  // the weights of the one direction as `pack` has left them, b_hh among them; null: packed for this call
   Profile* profile;  // null: nobody asks
+  int64_t samples;   // backward: if not 0, the weights' gradients of each sample, (samples, …); see samples.h
 };
 
 }  // namespace torchrnn

@@ -138,11 +138,15 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
   expect(kept, {stack.reserve_size()}, "what was kept for backward");
   STD_TORCH_CHECK(given.final.size() == S && needs.size() == 1 + S + W && (given.all.empty() || given.all.size() == S - 1),
                   "a gradient is missing");
+  const int64_t samples = stack.said.samples;
+  STD_TORCH_CHECK(!samples || (samples > 0 && steps.B % samples == 0 && steps.N % samples == 0),
+                  steps.B, " rows are not those of ", samples, " samples");
   Tensors results, alive;
   results.reserve(1 + S + W);
   for (size_t i = 0; i < 1 + S + W; i++) {
     const Tensor& like = i == 0 ? stack.x : i <= S ? stack.states[i - 1] : stack.weights[i - 1 - S];
-    results.push_back(needs[i] ? fresh_as(like) : fresh(stack.x, {0}));
+    if (!needs[i]) results.push_back(fresh(stack.x, {0}));
+    else results.push_back(i > S && samples ? fresh_samples(samples, like) : fresh_as(like));
   }
   auto wanted = [&](size_t i) { return needs[i] ? write<Stored>(results[i]) : nullptr; };
   auto held = [&](const Tensor& t) {
@@ -197,6 +201,7 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
     T* reserved = const_cast<T*>(read<T>(kept)) + l * stack.kept_layer();
     Stored* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);
     Request<T, Stored> request = stack.layer(l);
+    request.layer.samples = samples;
     request.set_input(l ? steps.rows((const Stored*)(reserved - stack.kept_layer()), width) : stack.rows(stack.x));
     request.set_outputs((Stored*)reserved, reserved + stack.room());
     Stored* at = da;

@@ -9,10 +9,11 @@ namespace torchrnn {
 struct Said {
   bool bias, training, all, bidirectional, planned;
   Options options;
+  int64_t samples = 0;  // backward: if not 0, row r is one of sample r % samples, and each has its weights' gradients
 
   static Said of(int64_t flags, double limit) {
     return {(flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, (flags & 8) != 0, (flags & 16) != 0,
-            options_of(flags >> 8, limit)};
+            options_of(flags >> 8 & 255, limit), flags >> 16};
   }
 };
 

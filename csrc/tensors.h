@@ -89,5 +89,9 @@ inline Tensor fresh_as(const Tensor& t) {
     default: return fresh(t, {t.size(0), t.size(1), t.size(2)});
   }
 }
+// One such tensor for each of n samples, of at most two dimensions.
+inline Tensor fresh_samples(int64_t n, const Tensor& t) {
+  return t.dim() == 1 ? fresh(t, {n, t.size(0)}) : fresh(t, {n, t.size(0), t.size(1)});
+}
 
 }  // namespace torchrnn

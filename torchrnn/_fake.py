@@ -45,7 +45,7 @@ def stack(
 
     A single step has no output beside its states.
     """
-    plain = flags >> 8 == 0 and limit == math.inf
+    plain = flags >> 8 & 255 == 0 and limit == math.inf
     saved = torch.ops.torchrnn.saved(cell, plain) if flags & TRAINING else None
     D = 2 if flags & BIDIRECTIONAL else 1
     return _stack(x, states, weights, bool(flags & BIAS), D, saved, bool(flags & ALL))

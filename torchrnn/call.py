@@ -70,13 +70,14 @@ def choose(call: Call) -> ModuleType:
     return backend
 
 
+TRANSFORMED = "a torch.func transform is active"
 _innermost_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def transform() -> str | None:
     """The transform that is active and that a fused kernel does not know, in words, or None."""
     if _innermost_transform() is not None:
-        return "a torch.func transform is active"
+        return TRANSFORMED
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     return None

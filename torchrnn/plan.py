@@ -79,6 +79,17 @@ class Steps:
             )
         return self._numbers[D]
 
+    @staticmethod
+    def interleaved(numbers: Tensor, B: int, M: int, D: int, V: int) -> Tensor:
+        """Such a tensor for V copies of the batch side by side: row b of copy v is b·V + v, its steps likewise."""
+        head, steps, running, begin, end = numbers.split((4, M, M, D * M, D * B))
+        copies, S = torch.arange(V), head[1]
+        steps = steps.unsqueeze(1) * V + copies
+        begin = (begin.view(D, M, 1) * V + copies).clamp(max=B * V)  # B was none of them
+        end = torch.minimum(end.view(D, B, 1) * V + copies, (S + B) * V)  # and so was S + B
+        parts = (head[:2] * V, head[2:], steps, running * V, running.new_zeros(M * (V - 1)), begin, end)
+        return torch.cat([part.flatten() for part in parts])
+
     def plan(self, D: int) -> Plan:
         """The same for backends that know packed sequences only."""
         if self.reset is None:

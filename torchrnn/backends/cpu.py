@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,7 +28,7 @@ from torchrnn.cell import Cell
 
 # what `flags` says, beside the number of the activation from bit 8 on; as Said in csrc/stack.h
 BIAS, TRAINING, ALL, BIDIRECTIONAL, PLANNED = 1, 2, 4, 8, 16
-_ACTIVATION = {name: number for number, name in enumerate(ACTIVATIONS)}
+ACTIVATION = {name: number for number, name in enumerate(ACTIVATIONS)}
 _tracing, _autocast = torch._C._get_tracing_state, torch._C._is_any_autocast_enabled
 
 
@@ -83,22 +83,26 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and final states; shapes as in the reference."""
     if call.one_step:
         plain = len(call.states) <= 2 and call.options is PLAIN and not torch.compiler.is_compiling()
-        return step.run(call) if plain else _other_step(call)
-    return run_all(call)[:2]
+        return step.run(call) if plain else other_step(call, _stack)
+    return run_all(call, _stack)[:2]
 
 
-def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+def run_all(
+    call: Call, stack: Callable[[Call], Sequence[Tensor]] | None = None
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Output, final states, and the last layer's states at all steps if wanted; shapes as in the reference.
 
-    After those the gates, where no gradient is asked for and they are among what the kernels keep.
+    After those the gates, where no gradient is asked for and they are among what the kernels keep. ``stack`` does
+    the work, by default `_stack`.
     """
+    stack = stack or _stack
     if _is_cast(call.x.dtype):
-        y, *more = run_all(_widened(call))
+        y, *more = run_all(_widened(call), stack)
         finals, everything = (tuple(s.to(call.x.dtype) for s in states) for states in more)
         return y.to(call.x.dtype), finals, everything
     if call.dropout and call.num_layers > 1:
-        return _with_dropout(call)
-    y, *rest = _stack(call)
+        return _with_dropout(call, stack)
+    y, *rest = stack(call)
     S = len(call.states)
     finals, everything = tuple(rest[:S]), tuple(rest[S:])
     if not call.all_states:
@@ -152,7 +156,9 @@ def _widened(call: Call) -> Call:
     return call._replace(x=call.x.to(wide), states=tuple(states), weights=weights)
 
 
-def _with_dropout(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _with_dropout(
+    call: Call, stack: Callable[[Call], Sequence[Tensor]]
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Layer by layer, since dropout acts between them."""
     D, per_layer = 2 if call.bidirectional else 1, len(call.weights) // call.num_layers
     y, finals, everything = call.x, [], ()
@@ -160,19 +166,19 @@ def _with_dropout(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor,
         states = tuple(s[k * D : (k + 1) * D] for s in call.states)
         weights = call.weights[k * per_layer : (k + 1) * per_layer]
         one = call._replace(x=y, states=states, weights=weights, num_layers=1, dropout=0.0)
-        y, final, everything = run_all(one)
+        y, final, everything = run_all(one, stack)
         finals.append(final)
         if k < call.num_layers - 1:
             y = F.dropout(y, call.dropout)
     return y, tuple(torch.cat(s) for s in zip(*finals, strict=True)), everything
 
 
-def _other_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One step of a cell of more states, or with options."""
+def other_step(call: Call, stack: Callable[[Call], Sequence[Tensor]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of a cell of more states, or with options; ``stack`` does the work."""
     if COMPUTED_IN[call.x.dtype] is not call.x.dtype:
-        states = _other_step(_widened(call))[1]
+        states = other_step(_widened(call), stack)[1]
         return states[0].to(call.x.dtype), tuple(s.to(call.x.dtype) for s in states)
-    states = _stack(call._replace(weights=call.weights if call.bias else call.weights[:2]))
+    states = stack(call._replace(weights=call.weights if call.bias else call.weights[:2]))
     return states[0], tuple(states)
 
 
@@ -187,7 +193,7 @@ def _stack(call: Call) -> Sequence[Tensor]:
         numbers = call.steps.numbers(2 if call.bidirectional else 1)
         flags += PLANNED
     if options is not PLAIN:
-        flags += _ACTIVATION[options.function] << 8
+        flags += ACTIVATION[options.function] << 8
     if torch.is_grad_enabled() and (
         x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
     ):
