@@ -66,18 +66,21 @@ struct Transposed {
     }
   }
 
-  // A column of vectors, [M][W], turned into rows of out.
+  // A column of vectors, [M][W], turned into rows of out; each row goes out in one run, as memory likes it.
   void write(const T* from, int64_t columns, Stored* out, int64_t out_row) const {
+    constexpr int64_t RUN = 128;
+    alignas(64) Stored turned[V::lanes * RUN];
     int count = columns < V::lanes ? (int)columns : V::lanes;
-    for (int64_t m = 0; m < M; m += V::lanes) {
-      int64_t left = M - m;
-      V rows[V::lanes];
-      for (int l = 0; l < V::lanes; l++) rows[l] = l < left ? V::load(from + (m + l) * W) : splat<V>(0);
-      transpose(rows);
-      for (int l = 0; l < count; l++) {
-        if (left >= V::lanes) store<true>(rows[l], out + l * out_row + m, V::lanes);
-        else store(rows[l], out + l * out_row + m, (int)left);
+    for (int64_t m0 = 0; m0 < M; m0 += RUN) {
+      int64_t length = M - m0 < RUN ? M - m0 : RUN;
+      for (int64_t m = 0; m < length; m += V::lanes) {
+        V rows[V::lanes];
+        for (int l = 0; l < V::lanes; l++) rows[l] = m + l < length ? V::load(from + (m0 + m + l) * W) : splat<V>(0);
+        transpose(rows);
+        for (int l = 0; l < count; l++) store<true>(rows[l], turned + l * RUN + m, V::lanes);
       }
+      for (int l = 0; l < count; l++)
+        __builtin_memcpy(out + l * out_row + m0, turned + l * RUN, (size_t)length * sizeof(Stored));
     }
   }
 
