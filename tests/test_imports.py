@@ -53,8 +53,10 @@ MAY_IMPORT = {
     "history": {"backends", "call", "sequence"},  # how steps are packed
     "stream": {"activation", "backends", "call", "check", "layer", "stack", "state"},
     "decompose": {"_extension", "activation", "cell"},
-    "_extension": {"_fake"},
+    "_extension": {"_fake", "_flops"},
+    "_flops": {"backends"},
     "_fake": {"backends"},
+    "_flops": {"backends"},
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
     "backends/packing": {"call"},
     "backends/reference": {"backends", "call"},

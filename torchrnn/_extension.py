@@ -22,6 +22,6 @@ def missing() -> str | None:
         torch.ops.load_library(LIBRARY)
     except OSError as error:
         return f"torchrnn's own kernels do not load: {error.__cause__ or error}"
-    from torchrnn import _fake  # noqa: F401  # not before: it registers for operators that are now there
+    from torchrnn import _fake, _flops  # noqa: F401  # not before: they register for operators that are now there
 
     return None
