@@ -56,13 +56,17 @@ def choose(call: Call) -> ModuleType:
         RuntimeError: the forced backend refuses; the message gives its reason.
     """
     if torch.compiler.is_compiling():  # torch's kernels break or freeze its graph, and it cannot read context variables
-        ours = BACKENDS["cpu"]
-        return ours if ours.refuses(call) is None else BACKENDS["reference"]
+        ours, casts = BACKENDS["cpu"], BACKENDS["autocast"]
+        if ours.refuses(call) is None:
+            return ours
+        return casts if casts.refuses(call) is None else BACKENDS["reference"]
     forced = _forced.get()
     if forced is None:
         for backend in BACKENDS.values():
             if backend.refuses(call) is None:
                 return backend
+    elif BACKENDS["autocast"].refuses(call) is None:
+        return BACKENDS["autocast"]  # it asks again, and the type of the results is nobody's choice
     backend = BACKENDS[forced or "reference"]
     reason = backend.refuses(call)
     if reason is not None:
@@ -102,7 +106,7 @@ def use(backend: str) -> Iterator[None]:
 
     Args:
         backend: ``"cpu"`` (our own kernels), ``"aten"`` (torch's) or ``"reference"`` (plain torch operations, step by
-            step).
+            step); or ``"func"``, our kernels inside `torch.func`'s transforms, which take no calls elsewhere.
 
     Raises:
         ValueError: there is no such backend.
