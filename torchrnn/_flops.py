@@ -70,7 +70,9 @@ def _stack(cell: int, x: Any, states: Any, weights: Any, numbers: Any, flags: in
 
 
 @register_flop_formula(_ops.stack_backward, get_raw=True)
-def _stack_backward(cell: int, x: Any, states: Any, weights: Any, numbers: Any, flags: int, *rest: Any, **_: Any) -> int:
+def _stack_backward(
+    cell: int, x: Any, states: Any, weights: Any, numbers: Any, flags: int, *rest: Any, **_: Any
+) -> int:
     return _of_flags(x, states, weights, numbers, flags).backward(rest[-1])
 
 

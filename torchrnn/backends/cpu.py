@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchrnn.activation import ACTIVATIONS, PLAIN
 from torchrnn.backends import step, traced
@@ -225,7 +226,11 @@ class _Stack(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         cell, flags, options, _, one_step = ctx.form
         S = len(cell.states)
-        if torch.is_grad_enabled() or any(batched(g) for g in gradients if g is not None):
+        if (
+            torch.is_grad_enabled()
+            or forward_ad._current_level >= 0
+            or any(batched(g) for g in gradients if g is not None)
+        ):
             call = _call_again(ctx.form, ctx.numbers, x, tensors)
             return (None, None, *reference_gradients(call, (x, *tensors), needs, gradients))
         dy, dfinal = (None, gradients) if one_step else (gradients[0], gradients[1 : 1 + S])

@@ -1,4 +1,4 @@
-"""Our own kernels under torch.func's transforms: vmap joins the batch, and each sample gets its gradients of weights."""
+"""Our kernels under torch.func: vmap joins the batch, and each sample gets its own gradients of the weights."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def run_all(call: Call) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
 def _stack(call: Call) -> Sequence[Tensor]:
     training = torch.is_grad_enabled()
-    form = Form(call, training)
+    form = _Form(call, training)
     numbers = call.batch_sizes if call.steps is None else call.steps.numbers(form.D)
-    results = Forward.apply(form, numbers, call.x, *call.states, *call.weights)
+    results = _Forward.apply(form, numbers, call.x, *call.states, *call.weights)
     return results[:-1] if training else results
 
 
-class Form:
+class _Form:
     """What a call says beside its tensors; an object that pytrees do not look into."""
 
     __slots__ = ("D", "S", "call", "copies", "flags", "limit", "number", "training")
@@ -88,9 +88,9 @@ class Form:
         self.call = call._replace(x=_NOTHING, states=(), weights=())
         self.copies = 1  # how many calls are joined: row r belongs to copy r % copies
 
-    def joined(self, V: int) -> Form:
+    def joined(self, V: int) -> _Form:
         """The form of V such calls in one."""
-        more = object.__new__(Form)
+        more = object.__new__(_Form)
         for name in self.__slots__:
             setattr(more, name, getattr(self, name))
         more.copies = self.copies * V
@@ -103,11 +103,11 @@ class Form:
         return self.call.steps.interleaved(numbers, h.size(-2), x.shape[:-1].numel(), self.D, V)
 
 
-class Forward(torch.autograd.Function):
+class _Forward(torch.autograd.Function):
     """Numbers, x, states and weights -> output, final states, all states if asked for, and what backward needs."""
 
     @staticmethod
-    def forward(form: Form, numbers: Tensor | None, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(form: _Form, numbers: Tensor | None, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         states, weights = tensors[: form.S], tensors[form.S :]
         return tuple(operators.stack(form.number, x, states, weights, numbers, form.flags, form.limit))
 
@@ -124,38 +124,38 @@ class Forward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         numbers, *inputs, reserve = ctx.saved_tensors
         needs = ctx.needs_input_grad[2:]
-        asked = Asked(ctx.form, needs)
+        asked = _Asked(ctx.form, needs)
         if forward():
             found = asked.by_reference(inputs, gradients[:-1])
         else:
-            found = Backward.apply(asked, numbers, reserve, *inputs, *gradients[:-1])
+            found = _Backward.apply(asked, numbers, reserve, *inputs, *gradients[:-1])
         by_need = iter(found)
         return (None, None, *(next(by_need) if need else None for need in needs))
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], form: Form, numbers: Tensor | None, x: Tensor, *tensors: Tensor
+        info: Any, in_dims: tuple[Any, ...], form: _Form, numbers: Tensor | None, x: Tensor, *tensors: Tensor
     ) -> tuple[Any, Any]:
         V, dims, inputs = info.batch_size, in_dims[2:], (x, *tensors)
         rows = 1 + form.S
         if any(d is not None for d in dims[rows:]):
-            each = [Forward.apply(form, numbers, *_pick(inputs, dims, v)) for v in range(V)]
+            each = [_Forward.apply(form, numbers, *_pick(inputs, dims, v)) for v in range(V)]
             return tuple(torch.stack(of) for of in zip(*each, strict=True)), (0,) * len(each[0])
         x, *states = _join(inputs[:rows], dims[:rows], V)
         numbers = form.numbers(numbers, V, _one(inputs[0], dims[0]), _one(inputs[1], dims[1]))
-        results = Forward.apply(form.joined(V), numbers, x, *states, *inputs[rows:])
-        # what is kept for backward stays in one piece: Backward.vmap knows
+        results = _Forward.apply(form.joined(V), numbers, x, *states, *inputs[rows:])
+        # what is kept for backward stays in one piece: _Backward.vmap knows
         kept = (results[-1],) if form.training else ()
         results = results[: len(results) - len(kept)]
         return (*(_split(t, V) for t in results), *kept), (*(t.dim() - 1 for t in results), *(None for _ in kept))
 
 
-class Asked:
+class _Asked:
     """Which gradients of a call are asked for: of each input or not, and of the weights for how many samples."""
 
     __slots__ = ("form", "needs", "samples")
 
-    def __init__(self, form: Form, needs: Sequence[bool], samples: int = 0) -> None:
+    def __init__(self, form: _Form, needs: Sequence[bool], samples: int = 0) -> None:
         self.form, self.needs, self.samples = form, tuple(needs), samples
 
     def by_reference(self, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -200,11 +200,11 @@ class Asked:
         return pull(tuple(g for g in gradients if g is not None))
 
 
-class Backward(torch.autograd.Function):
+class _Backward(torch.autograd.Function):
     """What was kept, inputs and gradients of the results -> the gradients that are asked for."""
 
     @staticmethod
-    def forward(asked: Asked, numbers: Tensor | None, reserve: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(asked: _Asked, numbers: Tensor | None, reserve: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
         form, needs = asked.form, asked.needs
         x, *inputs = tensors[: len(needs)]
         gradients = tensors[len(needs) :]
@@ -240,23 +240,23 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], asked: Asked, numbers: Tensor | None, reserve: Tensor, *tensors: Any
+        info: Any, in_dims: tuple[Any, ...], asked: _Asked, numbers: Tensor | None, reserve: Tensor, *tensors: Any
     ) -> tuple[Any, Any]:
         V, dims, form = info.batch_size, in_dims[3:], asked.form
         rows, K = 1 + form.S, len(asked.needs)
         if any(d is not None for d in dims[rows:K]):
             with_reserve, their_dims = (reserve, *tensors), (in_dims[2], *dims)
-            each = [Backward.apply(asked, numbers, *_pick(with_reserve, their_dims, v)) for v in range(V)]
+            each = [_Backward.apply(asked, numbers, *_pick(with_reserve, their_dims, v)) for v in range(V)]
             return tuple(torch.stack(of) for of in zip(*each, strict=True)), (0,) * len(each[0])
         inputs, weights = _join(tensors[:rows], dims[:rows], V), tensors[rows:K]
         gradients = _join(tensors[K:], dims[K:], V)
         numbers = form.numbers(numbers, V, _one(tensors[0], dims[0]), _one(tensors[1], dims[1]))
         joined = form.joined(V)
         if all(d is None for d in dims[:rows]):  # the call was not mapped, so that what it kept is that of one
-            reserve = Forward.apply(joined, numbers, *inputs, *weights)[-1]
-        more = Asked(joined, asked.needs, V * (asked.samples or 1))
+            reserve = _Forward.apply(joined, numbers, *inputs, *weights)[-1]
+        more = _Asked(joined, asked.needs, V * (asked.samples or 1))
         results, to = [], []
-        for i, g in more._by_place(Backward.apply(more, numbers, reserve, *inputs, *weights, *gradients)):
+        for i, g in more._by_place(_Backward.apply(more, numbers, reserve, *inputs, *weights, *gradients)):
             apart = _split(g, V) if i < rows else g.unflatten(0, (-1, V)) if asked.samples else g
             results.append(apart)
             to.append(apart.dim() - 2 if i < rows else 1 if asked.samples else 0)

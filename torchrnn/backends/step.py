@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchrnn.backends.operators import NUMBERS, batched, operators, reference_gradients
 from torchrnn.call import Call
@@ -67,7 +68,12 @@ class _Step(torch.autograd.Function):
         dh, dc = gradients
         cell, bias = ctx.form
         needs = ctx.needs_input_grad
-        if torch.is_grad_enabled() or (dh is not None and batched(dh)) or (dc is not None and batched(dc)):
+        if (
+            torch.is_grad_enabled()
+            or forward_ad._current_level >= 0
+            or (dh is not None and batched(dh))
+            or (dc is not None and batched(dc))
+        ):
             return _reference_step(cell, bias, (x, h, c, w_ih, w_hh, b_ih, b_hh), needs, gradients)
         bits = _BITS.get(needs) or _bits(needs)
         found = operators.step_backward(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, kept, dh, dc, bits)

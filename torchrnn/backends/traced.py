@@ -13,14 +13,15 @@ from torch import Tensor
 
 from torchrnn import _extension
 from torchrnn.backends.operators import missing
-from torchrnn.call import Call
+from torchrnn.call import Call, transform
 
 _any_cell: ContextVar[bool] = ContextVar("torchrnn_any_cell", default=False)
 
 
 def refusal(cell: Any) -> str | None:
-    """Why a graph cannot have the operator for a cell; for a graph this is a constant."""
-    return _extension.missing() if _any_cell.get() else missing(cell)
+    """Why a graph cannot have the operator for a cell, or for a transform that is active; for a graph a constant."""
+    reason = _extension.missing() if _any_cell.get() else missing(cell)
+    return reason or transform()
 
 
 # as torch.compiler.assume_constant_result does, which imports all of the compiler: a second and more
