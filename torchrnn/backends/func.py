@@ -133,10 +133,9 @@ class _Forward(torch.autograd.Function):
         return (None, None, *(next(by_need) if need else None for need in needs))
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], form: _Form, numbers: Tensor | None, x: Tensor, *tensors: Tensor
-    ) -> tuple[Any, Any]:
-        V, dims, inputs = info.batch_size, in_dims[2:], (x, *tensors)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        form, numbers, *inputs = args
+        V, dims = info.batch_size, in_dims[2:]
         rows = 1 + form.S
         if any(d is not None for d in dims[rows:]):
             each = [_Forward.apply(form, numbers, *_pick(inputs, dims, v)) for v in range(V)]
@@ -239,9 +238,8 @@ class _Backward(torch.autograd.Function):
         return (None, None, None, *every)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], asked: _Asked, numbers: Tensor | None, reserve: Tensor, *tensors: Any
-    ) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        asked, numbers, reserve, *tensors = args
         V, dims, form = info.batch_size, in_dims[3:], asked.form
         rows, K = 1 + form.S, len(asked.needs)
         if any(d is not None for d in dims[rows:K]):
