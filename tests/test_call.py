@@ -35,7 +35,7 @@ def test_refusals_of_what_is_active() -> None:
     with torch.autograd.forward_ad.dual_level():
         assert "forward-mode" in torchrnn.explain(layer, x).refusals["aten"]
     seen = []
-    torch.vmap(lambda q: seen.append(torchrnn.explain(layer, q)) or q)(x.unsqueeze(0))
+    torch.func.jvp(lambda q: seen.append(torchrnn.explain(layer, q)) or q, (x,), (x,))
     assert "torch.func" in seen[0].refusals["aten"]
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: The backends by name, in order of preference: the first that does not refuse a call runs it.
 #: Filled by torchrnn.backends, since they import `Call` from here.
 BACKENDS: dict[str, ModuleType] = {}
+#: Those of them that take what is active around a call: nobody forces them, and nobody misses them elsewhere.
+AROUND = ("func", "autocast")
 
 _forced: ContextVar[str | None] = ContextVar("torchrnn_backend", default=None)
 
@@ -106,7 +108,7 @@ def use(backend: str) -> Iterator[None]:
 
     Args:
         backend: ``"cpu"`` (our own kernels), ``"aten"`` (torch's) or ``"reference"`` (plain torch operations, step by
-            step); or ``"func"``, our kernels inside `torch.func`'s transforms, which take no calls elsewhere.
+            step).
 
     Raises:
         ValueError: there is no such backend.
@@ -123,8 +125,9 @@ def use(backend: str) -> Iterator[None]:
         torch.testing.assert_close(layer(x)[0], expected)
         ```
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    names = [name for name in BACKENDS if name not in AROUND]
+    if backend not in names:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, names))}, got {backend!r}")
     token = _forced.set(backend)
     try:
         yield
@@ -140,5 +143,6 @@ def account(call: Call) -> tuple[str, dict[str, str]]:
         reason = BACKENDS[name].refuses(call)
         if reason is None:
             return name, refusals
-        refusals[name] = reason
+        if name not in AROUND:
+            refusals[name] = reason
     return "none", refusals
