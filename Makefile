@@ -37,7 +37,7 @@ install: .venv/.installed torchrnn/libtorchrnn.so
 	@test -n "$(PYTHON)" || { echo "torchrnn needs Python 3.10 or newer: none was found; set PYTHON=/path/to/python3"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' 'setuptools>=77'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[tools,onnx,test,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[tools,onnx,test,compat-light,docs,dev]'
 	@touch $@
 
 # pip has built it once; this follows changes of csrc. Without a compiler it only says so.

@@ -206,9 +206,9 @@ def test_autocast_is_a_layer_of_its_type(make: Any, options: Any, dtype: torch.d
     narrow.load_state_dict(layer.state_dict())
     for said in CALLS.values():
         with torch.autocast("cpu", dtype):
-            results = tree_leaves(layer(x, **said))
-            mixed = tree_leaves(layer(x.to(dtype), **said))
-        for got, also, expected in zip(results, mixed, tree_leaves(narrow(x.to(dtype), **said)), strict=True):
+            results = tensors_of(layer(x, **said))
+            mixed = tensors_of(layer(x.to(dtype), **said))
+        for got, also, expected in zip(results, mixed, tensors_of(narrow(x.to(dtype), **said)), strict=True):
             assert got.dtype == dtype
             assert torch.equal(got, expected)
             assert torch.equal(also, expected)

@@ -54,7 +54,6 @@ MAY_IMPORT = {
     "stream": {"activation", "backends", "call", "check", "layer", "stack", "state"},
     "decompose": {"_extension", "activation", "cell"},
     "_extension": {"_fake", "_flops"},
-    "_flops": {"backends"},
     "_fake": {"backends"},
     "_flops": {"backends"},
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
