@@ -1,6 +1,7 @@
 """Tools that people use around a model, each with the real package where it is installed (extra: compat)."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,13 @@ def test_recurrent_ppo_with_its_lstm_converted() -> None:
     before = [p.detach().clone() for p in agent.policy.lstm_actor.parameters()]
     agent.learn(32)
     assert any(not torch.equal(p, q) for p, q in zip(agent.policy.lstm_actor.parameters(), before, strict=True))
+
+
+def test_the_page_names_tests_that_exist() -> None:
+    here = Path(__file__).parent
+    page = (here.parent / "docs" / "works-with.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and "`test_" in line]
+    source = "".join(file.read_text() for file in here.glob("test_compat_*.py"))
+    missing = [name for row in rows for name in re.findall(r"`(test_\w+)`", row) if f"def {name}(" not in source]
+    assert len(rows) > 20
+    assert not missing
