@@ -115,7 +115,8 @@ def copies(weights: Any) -> Any:
 
 def forward_after_reverse(run: Any, x: Tensor) -> Any:
     """The tangent of a gradient, of a call that was made before there were any."""
-    y, back = vjp(run, x)
+    pulled: Any = vjp(run, x)
+    y, back = pulled
     return jvp(lambda dy: back(dy)[0], (y.detach(),), (torch.ones_like(y),))
 
 
