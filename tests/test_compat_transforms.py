@@ -268,3 +268,25 @@ def test_compiled_transforms() -> None:
     compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
     for got, expected in zip(tree_leaves(compiled(weights, xs)), tree_leaves(run(weights, xs)), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [torchrnn.RNN, torchrnn.LSTM, torchrnn.GRU])
+def test_threads_share_the_samples(make: Any) -> None:
+    layer, xs = make(40, 64, bidirectional=True, **F64), torch.randn(13, 20, 40, **F64)
+    run = vmap(grad(loss_of(layer, {})), (None, 0))
+    expected = run(weights_of(layer), xs)
+    torch.set_num_threads(2)
+    for name, got in run(weights_of(layer), xs).items():
+        assert torch.equal(got, expected[name])
+
+
+def test_rows_that_are_not_those_of_samples_are_refused() -> None:
+    layer, x = torchrnn.GRU(I, H), torch.randn(T, B, I)
+    states, weights = [torch.zeros(1, B, H)], [p.detach() for p in layer.parameters()]
+    number = torch.ops.torchrnn.number("gru")
+    given = number, x, states, weights, None
+    *_, reserve = torch.ops.torchrnn.stack(*given, 1 + 2, float("inf"))
+    with pytest.raises(RuntimeError, match="2 rows are not those of 3 samples"):
+        torch.ops.torchrnn.stack_backward(
+            *given, 1 + 2 + (3 << 16), float("inf"), reserve, torch.ones(T, B, H), [None], [], [1] * 6
+        )
