@@ -290,3 +290,15 @@ def test_rows_that_are_not_those_of_samples_are_refused() -> None:
         torch.ops.torchrnn.stack_backward(
             *given, 1 + 2 + (3 << 16), float("inf"), reserve, torch.ones(T, B, H), [None], [], [1] * 6
         )
+
+
+def test_fake_gradients_of_samples_have_their_shapes() -> None:
+    layer, x = torchrnn.LSTM(I, H), torch.randn(T, 6, I)
+    states, weights = [torch.zeros(1, 6, H)] * 2, [p.detach() for p in layer.parameters()]
+    given = torch.ops.torchrnn.number("lstm"), x, states, weights, None, 1 + 2 + (3 << 16), float("inf")
+    reserve = torch.ops.torchrnn.stack(*given)[-1]
+    torch.library.opcheck(
+        torch.ops.torchrnn.stack_backward.default,
+        (*given, reserve, torch.ones(T, 6, H), [None, None], [], [1, 0, 1, 1, 1, 0, 1]),
+        test_utils="test_faketensor",
+    )

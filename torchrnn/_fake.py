@@ -156,8 +156,11 @@ def stack_backward(
     dall: Sequence[Tensor | None],
     needs: Sequence[int],
 ) -> list[Tensor]:
-    """Gradients of the input, the states and the weights; an empty tensor where nobody asks."""
-    return _gradients((x, *states, *weights), needs)
+    """Gradients of the input, the states and the weights, those of each sample; an empty tensor where nobody asks."""
+    found, first, samples = _gradients((x, *states, *weights), needs), 1 + len(states), flags >> 16
+    of_weights = zip(found[first:], needs[first:], strict=True)
+    each = [g.new_empty((samples, *g.shape)) if samples and need else g for g, need in of_weights]
+    return found[:first] + each
 
 
 def _gradients(inputs: Sequence[Tensor], needs: Sequence[int]) -> list[Tensor]:
