@@ -8,13 +8,14 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import torchrnn
-from docs.features import graphs, modules, sequences, transforms
-from docs.features.subject import SUBJECTS, Feature, NoSuchThing, Subject, Wrong, message, watched
+from docs.features import graphs, modules, sequences, subject, transforms
+from docs.features.subject import SUBJECTS, Feature, NoSuchThing, NotSo, Subject, Wrong, message, watched
 from torchrnn.call import BACKENDS
 
 PAGE = Path(__file__).with_name("support.md")
@@ -28,13 +29,15 @@ TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2, t
 INTRO = """\
 Each row is something people do with a recurrent layer, each column a layer, and each entry what happened when it was
 done. The page was made by doing each thing on the CPU with torch {} (`python -m docs.support`), and by comparing
-every result and gradient with plain loops over rows and steps."""
+every result, and every gradient where there is a backward, with plain loops over rows and steps: in float64 to 1e-12,
+and but for graphs again in float32 to 1e-4."""
 LEGEND = """\
-`yes`, or who did it: `kernels` (torchrnn's own, the backend `cpu`), `torch` (torch's, the backend `aten`), `steps` (plain
-torch operations step by step, the backend `reference`); two of them, where forward and a second backward differ. In graphs it
-is what the graph holds. `no`: there was an error, and the number leads to its first sentence, which is the first cell's
-where cells differ by their name alone. **wrong**: there was no error, and a number was not what the equations say. `–`:
-there is no such thing. The user's cell is the coupled LSTM of [Write a cell](cells.md): it has no generated kernel."""
+`yes`, or who did it: `kernels` (torchrnn's own, the backend `cpu`), `torch` (torch's, the backend `aten`), `steps`
+(plain torch operations step by step, the backend `reference`); two of them, where forward and a second backward differ.
+In graphs it is what the graph holds. `float32:` stands where float32 differs. `no`: there was an error, or the numbers
+were right and the promise was not kept; the number leads to the error's first sentence, which is the first cell's where
+cells differ by their name alone. **wrong**: there was no error, and a number was not what the equations say. `–`: there
+is no such thing. The user's cell is the coupled LSTM of [Write a cell](cells.md): it has no generated kernel."""
 DTYPES = """\
 Forward and backward of a dense batch and of one with rows of different lengths (`lengths=`; for torch.nn a
 `PackedSequence`), each backend forced by `torchrnn.use`, in this order of preference. Of 16-bit numbers the results
@@ -66,10 +69,25 @@ def tried(attempt: Callable[[], str], notes: Notes) -> str:
             return attempt()
         except NoSuchThing:
             return "–"
+        except NotSo as error:
+            return f"no ({notes.number(str(error))})"
         except Wrong as error:
             return f"**wrong** ({notes.number(f'{error}')})"
         except Exception as error:
             return f"no ({notes.number(f'`{type(error).__name__}`: {message(error)}')})"
+
+
+def entry(feature: Feature, of: Subject, notes: Notes) -> str:
+    """What comes of a feature in both types, for torch.nn has other kernels for float32; of graphs, in float64."""
+    before = torch.get_default_dtype()
+    said = []
+    for dtype in [torch.float64] if feature in graphs.FEATURES else subject.TOLERANCES:
+        torch.set_default_dtype(dtype)
+        try:
+            said.append(tried(partial(ran, feature, of), notes))
+        finally:
+            torch.set_default_dtype(before)
+    return said[0] if len({*said}) == 1 else f"{said[0]}; float32: {said[1]}"
 
 
 def ran(feature: Feature, of: Subject) -> str:
@@ -97,7 +115,7 @@ def features() -> list[str]:
     for title, group in GROUPS.items():
         notes, rows = Notes(), []
         for feature in group:
-            rows.append([feature.title, *(tried(lambda of=of: ran(feature, of), notes) for of in SUBJECTS.values())])
+            rows.append([feature.title, *(entry(feature, of, notes) for of in SUBJECTS.values())])
         lines += [f"## {title}", "", *table(["", *SUBJECTS], rows, notes)]
     return lines
 
@@ -113,7 +131,7 @@ def dtypes() -> list[str]:
             row = [backend if not of.ours else f"`{backend}`", name.split()[-1] if of.ours or "." in name else name]
             for dtype in TOLERANCES:
                 for lengths in (None, sequences.LENGTHS):
-                    row.append(tried(lambda *given: typed(backend, of, dtype, lengths), notes))
+                    row.append(tried(partial(typed, backend, of, dtype, lengths), notes))
             rows.append(row)
     heading = ["backend", "cell"]
     for dtype in TOLERANCES:

@@ -3,27 +3,16 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch._dynamo import lookup_backend
+from torch._dynamo.utils import counters
 from torch.export import Dim, ExportedProgram, default_decompositions, export
 
 import torchrnn
-from docs.features.subject import H, Feature, I, Subject, Wrong, batch, same, same_with_gradients
+from docs.features.subject import Feature, I, NotSo, Subject, batch, same, same_with_gradients
 
 TORCH = ("lstm", "gru", "rnn_tanh")
 ELEMENTWISE = ("tanh", "sigmoid")
-
-
-class Grows(Exception):
-    """A graph has more nodes for a longer sequence."""
-
-
-class NotCore(Exception):
-    """A graph has operators that are none of the core ATen ones."""
-
-
-class TwoGraphs(Exception):
-    """There was more than one compilation, or none."""
 
 
 def who(graph: fx.Graph) -> str:
@@ -40,6 +29,7 @@ def who(graph: fx.Graph) -> str:
 def compiled(layer: Any, **options: Any) -> tuple[Any, list[fx.Graph]]:
     """The layer compiled with fullgraph, and its graphs as they come."""
     torch._dynamo.reset()
+    counters.clear()
     graphs: list[fx.Graph] = []
 
     def look(module: fx.GraphModule, inputs: Any) -> Any:
@@ -54,19 +44,19 @@ def fullgraph(of: Subject) -> str:
     layer, x = of.layer(2, bidirectional=True), batch().requires_grad_()
     run, graphs = compiled(layer)
     same_with_gradients(layer, x, run(x), of.expected(layer, x))
-    return who(graphs[0])
+    return who(graphs[-1])
 
 
 def ten_lengths(of: Subject) -> str:
     """With dynamic=True; the batch changes, too."""
     layer = of.layer()
     run, graphs = compiled(layer, dynamic=True)
-    for t in range(6, 16):
-        x = batch(t, 4 + t % 2, I)
+    for t in range(5, 15):
+        x = batch(t, 8 + t % 2, I)  # sizes that are equal at first would be taken for one
         same(run(x), of.expected(layer, x))
-    if len(graphs) != 1:
-        raise TwoGraphs(f"{len(graphs)} compilations")
-    return who(graphs[0])
+        if counters["stats"]["unique_graphs"] != 1:  # a backend may be called twice for one
+            raise NotSo("it is compiled again for the second length")
+    return who(graphs[-1])
 
 
 def exported(layer: Any, dynamic: tuple[int, ...] = (), t: int = 5) -> ExportedProgram:
@@ -93,17 +83,11 @@ def core_aten(of: Subject) -> str:
     program = exported(layer, (1,)).run_decompositions(table)
     x = batch(5, 7, I)
     same(program.module()(x), of.expected(layer, x))
-    called = {n.target for n in program.graph.nodes if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload)}
-    others = sorted(str(op) for op in called if torch.Tag.core not in op.tags and op.namespace != "aten")
-    others += sorted(str(op) for op in called if op.namespace == "aten" and op.overloadpacket in _composite())
+    called = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    others = sorted(str(op) for op in called if torch.Tag.core not in op.tags)
     if others:
-        raise NotCore(f"the graph calls {', '.join(others)}")
+        raise NotSo(f"the graph calls {', '.join(others)}")
     return who(program.graph)
-
-
-def _composite() -> set[Any]:
-    """Torch's own recurrent operators."""
-    return {getattr(torch.ops.aten, name) for name in TORCH}
 
 
 def does_not_grow(of: Subject) -> str:
@@ -122,7 +106,7 @@ def _size(of: Subject, *, decompose: bool) -> str:
         programs = [program.run_decompositions() for program in programs]
     sizes = [len(program.graph.nodes) for program in programs]
     if sizes[0] != sizes[1]:
-        raise Grows(f"{sizes[0]} nodes for 3 steps, {sizes[1]} for 12")
+        raise NotSo("the graph has more nodes for 12 steps than for 3")
     return who(programs[0].graph)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, skip_init
 
-from docs.features.subject import H, Feature, I, NoSuchThing, Subject, batch, same, same_with_gradients, tensors
+from docs.features.subject import Feature, H, I, NoSuchThing, Subject, batch, same, same_with_gradients, tensors
 
 TORCH = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 
@@ -46,7 +46,7 @@ def copied(of: Subject) -> None:
 
 def skipped(of: Subject) -> None:
     """Built without drawing weights, then filled."""
-    layer, x = skip_init(of.make, I, H, dtype=torch.float64), batch()
+    layer, x = skip_init(of.make, I, H), batch()
     layer.load_state_dict(of.layer().state_dict())
     same(layer(x), of.expected(of.layer(), x))
 
@@ -63,7 +63,7 @@ def loaded(of: Subject) -> None:
     name = of.make.__name__
     if name not in TORCH:
         raise NoSuchThing
-    theirs, layer, x = TORCH[name](I, H, 2, dtype=torch.float64), of.layer(2), batch()
+    theirs, layer, x = TORCH[name](I, H, 2), of.layer(2), batch()
     file = io.BytesIO()
     torch.save(theirs.state_dict(), file)
     file.seek(0)

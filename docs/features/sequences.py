@@ -6,7 +6,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from docs.features import plain
 from docs.features.subject import (
-    gradients,
     B,
     Feature,
     H,
@@ -15,6 +14,7 @@ from docs.features.subject import (
     T,
     Wrong,
     batch,
+    gradients,
     same,
     same_with_gradients,
     weights,
@@ -153,7 +153,7 @@ def float16(of: Subject) -> None:
 
 def narrow(of: Subject, dtype: torch.dtype, tolerance: float, n: Tensor | None = None) -> None:
     """A layer of another type, dense or with lengths, against float64 with its weights; torch.nn's with packing."""
-    layer, exact = of.layer(dtype=dtype), of.layer()
+    layer, exact = of.layer(dtype=dtype), of.layer(dtype=torch.float64)
     exact.load_state_dict(layer.state_dict())
     x = batch().to(dtype).requires_grad_()
     wide = x.detach().double().requires_grad_()
@@ -170,8 +170,6 @@ def narrow(of: Subject, dtype: torch.dtype, tolerance: float, n: Tensor | None =
     same(got, expected, tolerance)
     ours, theirs = [x, *layer.parameters()], [wide, *exact.parameters()]
     same(gradients(got, ours), gradients(expected, theirs), tolerance)
-
-
 
 
 FEATURES = [

@@ -13,9 +13,9 @@ from docs.features.subject import (
     B,
     Feature,
     I,
+    NotSo,
     Subject,
     T,
-    Wrong,
     batch,
     same,
     same_with_gradients,
@@ -111,7 +111,7 @@ def hooks(of: Subject) -> None:
     with saved_tensors_hooks(pack, torch.from_numpy):
         results = layer(x)
     if not packed:
-        raise Wrong("nothing went through the hooks")
+        raise NotSo("nothing went through the hooks")
     same_with_gradients(layer, x, results, of.expected(layer, x))
 
 
@@ -121,7 +121,7 @@ def autocast(of: Subject) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         results = layer(x)
     if results[0].dtype is not torch.bfloat16:
-        raise Wrong(f"the output is {results[0].dtype}")
+        raise NotSo(f"the output is {str(results[0].dtype).removeprefix('torch.')}")
     same_with_gradients(layer, x, results, of.expected(layer, x), 5e-2)
 
 
@@ -134,5 +134,5 @@ FEATURES = [
     Feature("`torch.func.functional_call`", other_weights),
     Feature("`torch.utils.checkpoint`", checkpointed),
     Feature("hooks of saved tensors", hooks),
-    Feature("autocast to bfloat16, forward and backward", autocast),
+    Feature("autocast to bfloat16: results in bfloat16, backward", autocast),
 ]
