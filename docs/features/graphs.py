@@ -1,5 +1,7 @@
 """Features of graphs: compiled, exported, decomposed, traced. Who runs a layer there is read off the graph."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch._dynamo.utils import counters
 from torch.export import Dim, ExportedProgram, default_decompositions, export
 
 import torchrnn
+import torchrnn.onnx
 from docs.features.subject import Feature, I, NotSo, Subject, batch, same, same_with_gradients
 
 TORCH = ("lstm", "gru", "rnn_tanh")
@@ -121,6 +124,45 @@ def traced(of: Subject) -> str:
     return "torch" if kinds & {*TORCH} else "steps"
 
 
+def onnx(of: Subject) -> str:
+    """As `torch.onnx.export` does it if nothing else is asked for; with torchrnn's own table for ours."""
+    layer, call = of.layer(dtype=torch.float32).eval(), (batch().float(),)
+    more: dict[str, Any] = {"dynamic_shapes": ({0: "T", 1: "B"},), "verbose": False}
+    if of.ours:
+        program = torchrnn.onnx.export(layer, call, check=False, **more)
+    else:
+        program = torch.onnx.export(layer, call, dynamo=True, **more)
+    with tempfile.TemporaryDirectory() as folder:
+        program.save(Path(folder, "layer.onnx"))
+        _run(of, layer, Path(folder, "layer.onnx"))
+    kinds = {node.op_type for node in program.model.graph}
+    return ", ".join(f"a node {kind}" for kind in ("RNN", "LSTM", "GRU", "Scan") if kind in kinds)
+
+
+def onnx_by_trace(of: Subject) -> str:
+    """By the exporter that came before, which traces."""
+    layer, call = of.layer(dtype=torch.float32).eval(), (batch().float(),)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "layer.onnx")
+        axes = {"x": {0: "T", 1: "B"}}
+        torch.onnx.export(layer, call, file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+        _run(of, layer, file)
+    return "torch"
+
+
+def _run(of: Subject, layer: Any, file: Path) -> None:
+    """Exported at (5, 3, I), run by onnxruntime at others; in float32, for which it has everything."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the error is raised, too
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    for t, b in ((2, 1), (9, 7)):
+        x = batch(t, b, I).float()
+        results = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        same([torch.from_numpy(r) for r in results], of.expected(layer, x), 1e-4)
+
+
 FEATURES = [
     Feature("`torch.compile(fullgraph=True)`, forward and backward", fullgraph),
     Feature("one compilation for ten lengths (`fullgraph=True, dynamic=True`)", ten_lengths),
@@ -129,4 +171,6 @@ FEATURES = [
     Feature("an exported graph does not grow with T", does_not_grow),
     Feature("… nor after `run_decompositions()`", does_not_grow_decomposed),
     Feature("`torch.jit.trace`, run with other lengths", traced),
+    Feature("`torch.onnx.export` or `torchrnn.onnx.export` with dynamic batch and time, run by onnxruntime", onnx),
+    Feature("… by the older exporter (`dynamo=False`)", onnx_by_trace),
 ]

@@ -175,4 +175,5 @@ def message(error: BaseException) -> str:
     # the interpreter says first that something failed, and last what
     line = lines[-1] if lines[0].startswith("The following operation failed") else lines[0]
     line = re.sub(r"^\S+\.(cpp|h|py):\d+: |^RuntimeError: ", "", line)
+    line = re.sub(r"\x1b\[\d+m", "", line)
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", line, maxsplit=1)[0]
