@@ -23,6 +23,7 @@ types: install
 generated: install
 	$(BIN)/python -m torchrnn.codegen --check
 	$(BIN)/python -m docs.mistakes --check
+	$(BIN)/python -m docs.support --check
 
 sanitize: install
 	.ci/sanitize
