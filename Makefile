@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/torchrnn sample runs/demo --prompt "The " --length 300
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from torchrnn.cell import CELLS
+
 
 @pytest.fixture(autouse=True)
 def _poisoned_memory_and_seed():
@@ -10,5 +12,8 @@ def _poisoned_memory_and_seed():
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # torch's own two-thread LSTM crawls where another process takes a core
     torch.manual_seed(0)
+    cells = dict(CELLS)
     yield
+    CELLS.clear()
+    CELLS.update(cells)  # a test's own cells are no other test's
     torch.use_deterministic_algorithms(False)

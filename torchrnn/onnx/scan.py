@@ -54,9 +54,9 @@ class _Body(nn.Module):
         if begins is not None:
             start = initial or [torch.zeros_like(s) for s in states]
             states = [torch.where(begins, i, s) for i, s in zip(start, states, strict=True)]
-        h = F.linear(states[0], weights[0], weights[1] if self.bias else None)
         options: Any = self.options if self.options.limit == math.inf else _Within(self.options, self.limit)
-        new = self.cell(x, h, tuple(states), options)
+        step = self.cell.recurrence(weights[0], weights[1] if self.bias else None, options)
+        new = step(x, tuple(states))
         if self.projected:
             new = (F.linear(new[0], weights[-1]), *new[1:])
         if counts is None:
