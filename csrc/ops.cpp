@@ -191,12 +191,10 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
   }
   Tensor scratch = fresh(stack.x, {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
   Stored *da = write<Stored>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
-  if (planned && !steps.N) {  // nothing was computed
-    for (Tensor& t : results)
-      if (&t <= &results[0] || &t > &results[S]) std::memset((void*)write<Stored>(t), 0, (size_t)t.numel() * sizeof(T));
-    return results;
-  }
-  const int64_t lowest = lowest_wanted(needs, S, D * stack.per_direction);
+  const bool nothing = planned && !steps.N;
+  for (size_t i = 0; nothing && i < results.size(); i++)  // what no layer will write
+    std::memset((void*)write<Stored>(results[i]), 0, (size_t)results[i].numel() * sizeof(Stored));
+  const int64_t lowest = nothing ? L : lowest_wanted(needs, S, D * stack.per_direction);
   for (int64_t l = L - 1; l >= lowest; l--) {
     T* reserved = const_cast<T*>(read<T>(kept)) + l * stack.kept_layer();
     Stored* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);

@@ -120,7 +120,8 @@ def test_a_file_is_read_without_keras(each: Any) -> None:
         assert all(p.is_contiguous() and p.requires_grad for p in model.parameters())
         with torch.no_grad():
             np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-5)
-    assert "keras" not in sys.modules
+    code = "import sys, torchrnn; torchrnn.from_keras(sys.argv[1]); assert 'keras' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(folder / "model.keras")], check=True)
 
 
 def test_one_layer_of_a_file(beside: Any) -> None:

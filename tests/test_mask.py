@@ -96,6 +96,24 @@ def test_a_mask_that_is_all_false_keeps_the_state() -> None:
 
 
 @pytest.mark.parametrize("backend", [CPU, "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_where_no_step_counts_the_gradient_goes_to_the_initial_state(
+    kind: str, dtype: torch.dtype, backend: str
+) -> None:
+    layer = getattr(torchrnn, kind)(3, 4, num_layers=2, bidirectional=True, dtype=dtype)
+    x = torch.randn(5, 2, 3, dtype=dtype, requires_grad=True)
+    hx = [torch.randn(4, 2, 4, dtype=dtype, requires_grad=True) for _ in layer.cell.states]
+    with torchrnn.use(backend):
+        output, final = layer(x, hx[0] if len(hx) == 1 else tuple(hx), lengths=[0, 0])
+    sum((k + 2) * s.sum() for k, s in enumerate((output, *tensors(final)))).backward()
+    for k, state in enumerate(hx):
+        assert torch.equal(state.grad, torch.full_like(state, k + 3))
+    for t in (x, *layer.parameters()):
+        assert t.grad is None or not t.grad.any()
+
+
+@pytest.mark.parametrize("backend", [CPU, "reference"])
 def test_gradcheck(backend: str) -> None:
     layer = torchrnn.GRU(2, 3, bidirectional=True, **F64)
     x, hx = torch.randn(5, 4, 2, requires_grad=True, **F64), torch.randn(2, 4, 3, requires_grad=True, **F64)
