@@ -106,8 +106,10 @@ def test_where_no_step_counts_the_gradient_goes_to_the_initial_state(
     hx = [torch.randn(4, 2, 4, dtype=dtype, requires_grad=True) for _ in layer.cell.states]
     with torchrnn.use(backend):
         output, final = layer(x, hx[0] if len(hx) == 1 else tuple(hx), lengths=[0, 0])
-    sum((k + 2) * s.sum() for k, s in enumerate((output, *tensors(final)))).backward()
+    given = [torch.full_like(s, k + 2) for k, s in enumerate((output, *tensors(final)))]
+    torch.autograd.backward((output, *tensors(final)), given)
     for k, state in enumerate(hx):
+        assert state.grad is not None
         assert torch.equal(state.grad, torch.full_like(state, k + 3))
     for t in (x, *layer.parameters()):
         assert t.grad is None or not t.grad.any()
