@@ -50,6 +50,13 @@ static void collect(const Steps& steps, int64_t D, int64_t H, const T* from, T* 
       std::memcpy((void*)(to + n * H), (const void*)(from + steps.place[n] * H), (size_t)H * sizeof(T));
 }
 
+template <class T>
+static void copy_all(const Tensor& from, const Tensor& to) {
+  std::memcpy((void*)write<T>(to), (const void*)read<T>(from), (size_t)to.numel() * sizeof(T));
+}
+template <class T>
+static void clear_all(const Tensor& t) { std::memset((void*)write<T>(t), 0, (size_t)t.numel() * sizeof(T)); }
+
 // Output, final states, if asked for the last layer's states after the first at all steps, each (D, M, H), and in
 // training what backward needs; a single step has no output beside its states.
 template <class T, class Stored>
@@ -82,7 +89,7 @@ static Tensors forward_of(const Stack<T, Stored>& stack) {
   }
   std::vector<T> everything(planned && all && !reserve ? (size_t)((S - 1) * D * steps.N * H) : 0);
   Rows<const Stored> from = stack.rows(stack.x);
-  for (int64_t l = 0; l < L; l++) {
+  for (int64_t l = 0; l < L && steps.N; l++) {
     T* kept = reserve ? reserve + l * stack.kept_layer() : nullptr;
     Stored* to = l == L - 1 ? y : kept ? (Stored*)kept : write<Stored>(*between) + (l & 1) * stack.outputs();
     Request<T, Stored> request = stack.layer(l);
@@ -97,7 +104,7 @@ static Tensors forward_of(const Stack<T, Stored>& stack) {
         request.set_sequence(k, planned ? everything.data() + (k - 1) * D * steps.N * H
                                         : write<T>(results[first_all + (size_t)k - 1]));
     }
-    if (steps.N || steps.kind != Steps::PLANNED) forward(stack.cell, request.layer);
+    forward(stack.cell, request.layer);
     // backward reads what was computed, and the user may change his in place, as with torch.nn
     if (kept && l == L - 1) std::memcpy((void*)kept, (const void*)to, (size_t)stack.outputs() * sizeof(Stored));
     for (int k = 1; all && l == L - 1 && k < S && (kept || planned); k++)
@@ -107,8 +114,12 @@ static Tensors forward_of(const Stack<T, Stored>& stack) {
     from = steps.rows((const Stored*)to, width);
   }
   steps.clear_others(y, width);
-  for (int k = 0; planned && k < S; k++)
-    final[(size_t)k].leave(read<Stored>(stack.states[(size_t)k]), write<Stored>(results[first + (size_t)k]));
+  for (int k = 0; k < S; k++) {
+    Tensor& to = results[first + (size_t)k];
+    if (planned) final[(size_t)k].leave(read<Stored>(stack.states[(size_t)k]), write<Stored>(to));
+    else if (!steps.N) copy_all<Stored>(stack.states[(size_t)k], to);
+    if (k && all && !steps.N) clear_all<T>(results[first_all + (size_t)k - 1]);
+  }
   return results;
 }
 
@@ -191,10 +202,9 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
   }
   Tensor scratch = fresh(stack.x, {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
   Stored *da = write<Stored>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
-  const bool nothing = planned && !steps.N;
-  for (size_t i = 0; nothing && i < results.size(); i++)  // what no layer will write
-    std::memset((void*)write<Stored>(results[i]), 0, (size_t)results[i].numel() * sizeof(Stored));
-  const int64_t lowest = nothing ? L : lowest_wanted(needs, S, D * stack.per_direction);
+  for (Tensor& t : results)
+    if (!steps.N) clear_all<Stored>(t);  // no layer will write it
+  const int64_t lowest = !steps.N ? L : lowest_wanted(needs, S, D * stack.per_direction);
   for (int64_t l = L - 1; l >= lowest; l--) {
     T* reserved = const_cast<T*>(read<T>(kept)) + l * stack.kept_layer();
     Stored* dx = l > lowest ? between + (l & 1) * stack.outputs() : l ? nullptr : wanted(0);
@@ -232,11 +242,15 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
     above = steps.rows((const Stored*)dx, width);
   }
   if (Stored* dx = wanted(0)) steps.clear_others(dx, stack.I);
-  for (size_t k = 0; planned && k < S; k++)
-    if (dinitial[k]) {
+  for (size_t k = 0; k < S; k++) {
+    if (!dinitial[k]) continue;
+    if (planned) {
       initial[k].leave_back(sums[k].data());
       std::copy(sums[k].begin(), sums[k].end(), dinitial[k]);
+    } else if (!steps.N && dfinal[k]) {
+      copy_all<Stored>(dense(*given.final[k]), results[1 + k]);
     }
+  }
   return results;
 }
 

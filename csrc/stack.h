@@ -74,7 +74,9 @@ struct Stack {
   }
   Rows<const Stored> rows(const Tensor& t) const {
     const Stored* base = read<Stored>(t);
-    return steps.kind == Steps::DENSE ? steps.rows(base, t.stride(0), t.stride(1)) : steps.rows(base, 0, t.stride(-2));
+    if (steps.kind == Steps::DENSE) return steps.rows(base, t.stride(0), t.stride(1));
+    // a plan counts the rows of a contiguous tensor; a dimension of size 1 may have any stride in one
+    return steps.rows(base, 0, steps.kind == Steps::PLANNED ? t.size(-1) : t.stride(0));
   }
 
   Request<T, Stored> layer(int64_t l) const {

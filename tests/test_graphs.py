@@ -133,6 +133,23 @@ def test_the_graph_does_not_grow_with_time() -> None:
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.parametrize(("t", "b"), [(0, 3), (4, 0), (0, 0)])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_nothing_to_run(kind: str, lengths: bool, t: int, b: int) -> None:
+    layer = getattr(torchrnn, kind)(I, 4, num_layers=2, bidirectional=True)
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=False)
+    x, said = torch.randn(t, b, I), {"lengths": torch.zeros(b, dtype=torch.int64)} if lengths else {}
+    hx = states_for(layer.double(), b)
+    for _ in range(2):
+        found, expected = compiled(x.double(), hx, **said), layer(x.double(), hx, **said)
+        for a, e in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+            torch.testing.assert_close(a, e)
+        gradients = [torch.autograd.grad([s.sum() for s in tree_leaves(r)], tree_leaves(hx)) for r in (found, expected)]
+        for a, e in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, e)
+
+
 def test_bad_lengths_are_refused_when_the_graph_runs() -> None:
     layer, x = torchrnn.GRU(I, 4), torch.randn(T, B, I)
     compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")

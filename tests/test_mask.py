@@ -95,6 +95,29 @@ def test_a_mask_that_is_all_false_keeps_the_state() -> None:
     assert all(torch.equal(a, b) for a, b in zip(final, hx, strict=True))
 
 
+@everywhere
+@pytest.mark.parametrize("said", [{"lengths": [4]}, {"mask": HOLES[:, :1]}, {"reset": HOLES[:, :1]}], ids=str)
+@pytest.mark.parametrize("I", [1, 3])
+def test_a_dimension_of_size_one_may_have_any_stride(name: str, backend: str, said: Any, I: int) -> None:
+    layer, x = LAYERS[name](I, 4, **F64), torch.randn(1, 5, I, **F64)
+    x, straight = x.transpose(0, 1).requires_grad_(), x.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    factors = torch.randn(1, 5, layer.proj_size or 4, **F64)
+    found = []
+    for given in (x, straight.requires_grad_()):
+        with torchrnn.use(backend):
+            output, _ = layer(given, **said)
+        loss = (output.transpose(0, 1) * factors).sum()  # and so the gradient of the output
+        found.append((output, *torch.autograd.grad(loss, [given, *layer.parameters()])))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    rows, counts = torch.randn(1, 6, I, **F64), [1, 0] * 3  # six rows of one step
+    first = LAYERS[name](I, 4, batch_first=True, **F64)
+    with torchrnn.use(backend):
+        odd = first(rows.transpose(0, 1), lengths=counts)[0]
+        straight = first(rows.transpose(0, 1).clone(memory_format=torch.contiguous_format), lengths=counts)[0]
+    torch.testing.assert_close(odd, straight, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("backend", [CPU, "reference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
