@@ -64,7 +64,7 @@ def test_the_trace_is_what_happens_in_the_loop(name: str, backend: str, options:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [name for name in [*LAYERS, "rnn_projected"] if name != "coupled_lstm"])
+@pytest.mark.parametrize("name", [name for name in [*LAYERS, "rnn_projected"] if name not in NO_KERNEL])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("said", [*SAID, "packed", "list"])
 def test_without_gradients_it_is_the_same(name: str, options: str, said: str) -> None:
