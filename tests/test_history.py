@@ -52,9 +52,9 @@ def build(name: str, options: dict[str, Any]) -> Any:
 @everywhere
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("said", SAID)
-def test_the_trace_is_what_happens_in_the_loop(name: str, backend: str, options: str, said: str) -> None:
+@pytest.mark.parametrize("given", [False, True], ids=["", "hx"])
+def test_the_trace_is_what_happens_in_the_loop(name: str, backend: str, options: str, said: str, given: bool) -> None:
     layer = build(name, OPTIONS[options])
-    given = len(options + said) % 2 == 0  # with and without initial states by turns
     x, call = torch.randn(T, B, I, **F64), dict(SAID[said])
     if layer.batch_first:
         x = x.transpose(0, 1).contiguous()

@@ -210,7 +210,7 @@ def refused(d: Drawn, error: Exception) -> None:
 COUNTS = {"agreed": 0, "refused": 0}
 
 
-@settings(max_examples=2000, deadline=None, print_blob=True)
+@settings(max_examples=2500, deadline=None, print_blob=True)
 @given(draws)
 def one_draw(d: Drawn) -> None:
     torch.manual_seed(d.seed)

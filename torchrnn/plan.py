@@ -60,7 +60,7 @@ class Steps:
     ) -> None:
         self.B, self.T, self.M, self.batch_first = B, T, M, batch_first
         self.lengths, self.first, self.mask, self.reset, self.to_zero = lengths, first, mask, reset, to_zero
-        self._numbers: dict[int, Tensor] = {}  # layers of one size of stack ask for the same
+        self._numbers: dict[int, Tensor] = {}  # by D: each call of a layer by itself asks for the same
 
     def numbers(self, D: int) -> Tensor:
         """The plan for D directions as our kernels take it: one int64 tensor of what csrc/steps.h says."""
