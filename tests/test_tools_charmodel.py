@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from torchrnn.tools.charmodel import CELLS, CharModel, bits_per_character, detach, load_weights, weights_to_bytes
-from torchrnn.tools.errors import ToolError
-from torchrnn.tools.runfolder import RunFolder
-from torchrnn.tools.settings import Settings
-from torchrnn.tools.text import UNKNOWN, prepare
-from torchrnn.tools.training import Training
+from torchrnn.tools.runs.errors import ToolError
+from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.settings import Settings
+from torchrnn.tools.runs.training import Training
+from torchrnn.tools.text.corpus import UNKNOWN, prepare
+from torchrnn.tools.text.model import CELLS, CharModel, bits_per_character, detach, load_weights, weights_to_bytes
 
 
 def validation_bits(training):

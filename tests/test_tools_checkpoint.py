@@ -11,8 +11,8 @@ import zipfile
 import pytest
 import torch
 
-from torchrnn.tools import checkpoint, files
-from torchrnn.tools.errors import ToolError
+from torchrnn.tools.runs import checkpoint, files
+from torchrnn.tools.runs.errors import ToolError
 
 STATE = {"record": {"step": 3, "rows": [{"step": 3.0}]}, "carried": (torch.arange(3.0), torch.zeros(2)), "random": {}}
 

@@ -9,8 +9,9 @@ import sys
 import pytest
 from tools_runs import SMALL, snapshot, torchrnn, write_text
 
-from torchrnn.tools import commands, training
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.commands import common
+from torchrnn.tools.runs import training
+from torchrnn.tools.runs.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +62,13 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, missing):
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("90s", 90), ("2m", 120), ("1.5h", 5400), (" 7 s", 7)])
 def test_times(text, expected):
-    assert commands.seconds(text) == expected
+    assert common.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "soon", "5d", "nan", "1e3"])
 def test_no_times(text):
     with pytest.raises(UsageError, match="--time-limit must be a time above 0 such as 90"):
-        commands.seconds(text)
+        common.seconds(text)
 
 
 def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):

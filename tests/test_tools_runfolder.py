@@ -11,9 +11,9 @@ import pytest
 import torch
 from tools_runs import SMALL, kill, start, torchrnn, write_text
 
-from torchrnn.tools import checkpoint, lock, training
-from torchrnn.tools.runfolder import NEW, RunFolder
-from torchrnn.tools.settings import Config, Settings
+from torchrnn.tools.runs import checkpoint, lock, training
+from torchrnn.tools.runs.runfolder import NEW, RunFolder
+from torchrnn.tools.runs.settings import Config, Settings
 
 TOO_LARGE = "--hidden-size=100000000"
 
@@ -210,8 +210,8 @@ def test_a_lock_is_held_by_one_of_many(tmp_path):
     # each enters some hundred times, and the file comes and goes between them
     code = (
         "import sys, os, pathlib\n"
-        "from torchrnn.tools.lock import only_process\n"
-        "from torchrnn.tools.errors import ToolError\n"
+        "from torchrnn.tools.runs.lock import only_process\n"
+        "from torchrnn.tools.runs.errors import ToolError\n"
         "entered, root = 0, pathlib.Path(sys.argv[1])\n"
         "while entered < 300:\n"
         "    try:\n"

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tools_runs import SMALL, torchrnn, write_text
 
-from torchrnn.tools import commands
-from torchrnn.tools.charmodel import CharModel
-from torchrnn.tools.errors import UsageError
-from torchrnn.tools.sampling import draw, generate
-from torchrnn.tools.text import UNKNOWN, Vocabulary
+from torchrnn.tools.commands import text
+from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
+from torchrnn.tools.text.model import CharModel
+from torchrnn.tools.text.sampling import draw, generate
 
 TEXTS = {
     "greek": "ἐν ἀρχῇ ἦν ὁ λόγος, καὶ ὁ λόγος ἦν πρὸς τὸν θεόν. ",
@@ -97,7 +97,7 @@ def test_every_character_is_flushed(trained, monkeypatch):
     threads = torch.get_num_threads()
     recorder = Recorder()
     monkeypatch.setattr(sys, "stdout", recorder)
-    commands.sample(run=trained, prompt="the", temperature=1.0, length=5, seed=0)
+    text.sample(run=trained, prompt="the", temperature=1.0, length=5, seed=0)
     monkeypatch.undo()
     torch.set_num_threads(threads)
     log = [entry for entry in recorder.log if entry]

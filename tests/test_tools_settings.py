@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrnn.tools.errors import ToolError, UsageError
-from torchrnn.tools.settings import Config, Settings
+from torchrnn.tools.runs.errors import ToolError, UsageError
+from torchrnn.tools.runs.settings import Config, Settings
 
 WRONG = [
     ("cell", "lstn", "one of lstm, gru, rnn"),

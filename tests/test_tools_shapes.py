@@ -5,7 +5,7 @@ import torch
 from tools_runs import torchrnn as command
 
 import torchrnn
-from torchrnn.tools.shapes import KINDS
+from torchrnn.tools.commands.shapes import KINDS
 
 SIZES = ["--input-size=50", "--hidden-size=100", "--num-layers=2", "--seq=10", "--batch=3"]
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrnn.tools import text
-from torchrnn.tools.errors import UsageError
-from torchrnn.tools.text import UNKNOWN, Streams, Vocabulary
+from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.text import corpus as text
+from torchrnn.tools.text.corpus import UNKNOWN, Streams, Vocabulary
 
 
 @given(length=st.integers(2, 400), batch_size=st.integers(1, 9), sequence_length=st.integers(1, 50))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_tools_checkpoint import full_disk
 from tools_runs import SMALL, kill, snapshot, start, torchrnn, write_text
 
-from torchrnn.tools import checkpoint, training
+from torchrnn.tools.runs import checkpoint, training
 
 
 @pytest.mark.parametrize("model", [["--num-layers=2"], ["--cell=gru", "--clip=0"]], ids=["lstm", "gru"])

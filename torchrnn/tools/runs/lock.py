@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchrnn.tools.errors import ToolError
+from torchrnn.tools.runs.errors import ToolError
 
 try:
     import fcntl

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from torchrnn.tools import checkpoint, text
-from torchrnn.tools.charmodel import CharModel
-from torchrnn.tools.errors import Mishap, Stopped, ToolError, UsageError, explain_memory
-from torchrnn.tools.files import write_file
-from torchrnn.tools.runfolder import RunFolder
-from torchrnn.tools.settings import CHANGEABLE, Config, Settings, check_threads, option
+from torchrnn.tools.runs import checkpoint
+from torchrnn.tools.text import corpus as text
+from torchrnn.tools.text.model import CharModel
+from torchrnn.tools.runs.errors import Mishap, Stopped, ToolError, UsageError, explain_memory
+from torchrnn.tools.runs.files import write_file
+from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.settings import CHANGEABLE, Config, Settings, check_threads, option
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def _work(
     deadline: float | None,
 ) -> str:
     # these take seconds to import, and the checks above need none of them
-    from torchrnn.tools.plot import write_loss_curve
-    from torchrnn.tools.report import Report
-    from torchrnn.tools.training import Training, fit
+    from torchrnn.tools.runs.plot import write_loss_curve
+    from torchrnn.tools.runs.report import Report
+    from torchrnn.tools.runs.training import Training, fit
 
     torch.set_num_threads(config.settings.threads)
     torch.manual_seed(config.settings.seed)
@@ -145,7 +146,7 @@ def _work(
 
 
 def _stopped(training: Any) -> Stopped:
-    from torchrnn.tools.plot import write_loss_curve
+    from torchrnn.tools.runs.plot import write_loss_curve
 
     if training.folder.beginning:
         earlier = ", and the earlier run is as it was" if training.folder.is_run else ""

@@ -4,8 +4,8 @@ import io
 
 from matplotlib.figure import Figure
 
-from torchrnn.tools.files import write_file
-from torchrnn.tools.runfolder import Record, RunFolder
+from torchrnn.tools.runs.files import write_file
+from torchrnn.tools.runs.runfolder import Record, RunFolder
 
 
 def write_loss_curve(folder: RunFolder, record: Record) -> None:

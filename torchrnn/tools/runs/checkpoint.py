@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from torchrnn.tools.errors import ToolError, explain_disk
-from torchrnn.tools.files import remove_folder, write_folder
+from torchrnn.tools.runs.errors import ToolError, explain_disk
+from torchrnn.tools.runs.files import remove_folder, write_folder
 
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 KEPT = 2  # the one before the last stays, in case the last is damaged by other hands

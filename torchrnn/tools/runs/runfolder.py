@@ -21,11 +21,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from torchrnn.tools import checkpoint
-from torchrnn.tools.errors import UsageError, explain_disk
-from torchrnn.tools.files import PARTIAL, remove_folder, sync_folder, write_file
-from torchrnn.tools.lock import only_process
-from torchrnn.tools.settings import Config
+from torchrnn.tools.runs import checkpoint
+from torchrnn.tools.runs.errors import UsageError, explain_disk
+from torchrnn.tools.runs.files import PARTIAL, remove_folder, sync_folder, write_file
+from torchrnn.tools.runs.lock import only_process
+from torchrnn.tools.runs.settings import Config
 
 LOCK, NEW = ".torchrnn.lock", ".torchrnn.new"
 COLUMNS = ("step", "epoch", "train_bpc", "validation_bpc")

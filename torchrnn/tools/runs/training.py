@@ -19,13 +19,13 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 from torch.nn import functional
 
-from torchrnn.tools import checkpoint
-from torchrnn.tools.charmodel import CharModel, State, bits_per_character, detach, load_weights, weights_to_bytes
-from torchrnn.tools.errors import ToolError
-from torchrnn.tools.files import write_file
-from torchrnn.tools.runfolder import Record, RunFolder
-from torchrnn.tools.settings import Settings
-from torchrnn.tools.text import Corpus
+from torchrnn.tools.runs import checkpoint
+from torchrnn.tools.text.model import CharModel, State, bits_per_character, detach, load_weights, weights_to_bytes
+from torchrnn.tools.runs.errors import ToolError
+from torchrnn.tools.runs.files import write_file
+from torchrnn.tools.runs.runfolder import Record, RunFolder
+from torchrnn.tools.runs.settings import Settings
+from torchrnn.tools.text.corpus import Corpus
 
 
 class Training(lightning.LightningModule):

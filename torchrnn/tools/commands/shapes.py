@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torchrnn.tools.errors import Mishap, UsageError
+from torchrnn.tools.runs.errors import Mishap, UsageError
 
 Option = typer.Option
 KINDS = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from torchrnn import GRU, LSTM, RNN
-from torchrnn.tools.errors import ToolError
-from torchrnn.tools.settings import Settings
-from torchrnn.tools.text import UNKNOWN
+from torchrnn.tools.runs.errors import ToolError
+from torchrnn.tools.runs.settings import Settings
+from torchrnn.tools.text.corpus import UNKNOWN
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 

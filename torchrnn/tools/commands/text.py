@@ -1,49 +1,20 @@
-"""The commands `torchrnn train`, `sample` and `shapes`: arguments, exit codes, and what is printed."""
+"""The commands about text: training a model of it, and writing text with one."""
 
 import io
-import re
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import wraps
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from torchrnn.tools.errors import ToolError, UsageError
-from torchrnn.tools.settings import Settings, default_threads
-from torchrnn.tools.shapes import shapes
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train character models with torchrnn's recurrent layers, sample text, and see the shapes of a layer.",
-)
+from torchrnn.tools.commands.common import complain, explained, seconds, was_given
+from torchrnn.tools.runs.settings import Settings, default_threads
 
 Option = typer.Option
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"torchrnn {version('torchrnn')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    _version: Annotated[
-        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command(epilog="Example: torchrnn train book.txt --run runs/book --time-limit 10m")
 def train(
     context: typer.Context,
     files: Annotated[
@@ -90,11 +61,11 @@ def train(
     given = {
         name: value
         for name, value in context.params.items()
-        if name in Settings.__dataclass_fields__ and _was_given(context, name)
+        if name in Settings.__dataclass_fields__ and was_given(context, name)
     }
-    with _explained():
-        from torchrnn.tools.run import Request
-        from torchrnn.tools.run import train as train_run
+    with explained():
+        from torchrnn.tools.runs.run import Request
+        from torchrnn.tools.runs.run import train as train_run
 
         limit = seconds(time_limit) if time_limit else None
         command = shlex.join(["torchrnn", *sys.argv[1:]])
@@ -103,7 +74,6 @@ def train(
         typer.echo(result)
 
 
-@app.command(epilog='Example: torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500')
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `torchrnn train` wrote.")],
     prompt: Annotated[str, Option(help="The text to continue.")] = "",
@@ -112,10 +82,10 @@ def sample(
     seed: Annotated[int | None, Option(help="The same seed writes the same text.", show_default="a new one")] = None,
 ) -> None:
     """Write text with a trained model, character by character."""
-    with _explained():
+    with explained():
         import torch
 
-        from torchrnn.tools.sampling import check, generate, load_model
+        from torchrnn.tools.text.sampling import check, generate, load_model
 
         check(temperature, length)
         model, vocabulary = load_model(run)
@@ -123,45 +93,10 @@ def sample(
         strange = sorted(set(prompt) - set(vocabulary.characters))
         if strange:
             names = " ".join(ascii(character) if not character.isprintable() else character for character in strange)
-            _complain(f"note: the model has never seen {names}; in --prompt they are read as <unknown>")
+            complain(f"note: the model has never seen {names}; in --prompt they are read as <unknown>")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # whatever the terminal's encoding is
         print(prompt, end="", flush=True)
         for character in generate(model, vocabulary, prompt, length, temperature, seed):
             print(character, end="", flush=True)
         print()
-
-
-def seconds(text: str) -> float:
-    """The seconds in "90", "90s", "2m" or "1.5h"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
-    if value <= 0:
-        raise UsageError(f"--time-limit must be a time above 0 such as 90, 90s, 2m or 1.5h, got {text!r}.")
-    return value
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source: Any = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Tell a ToolError in its paragraph, and end with its exit code."""
-    try:
-        yield
-    except ToolError as error:
-        _complain(f"error: {error}")
-        raise typer.Exit(error.code) from error
-
-
-@app.command("shapes", epilog="Example: torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10")
-@wraps(shapes)
-def _shapes(**given: Any) -> None:
-    with _explained():
-        shapes(**given)
-
-
-def _complain(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

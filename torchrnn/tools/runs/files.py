@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchrnn.tools.errors import explain_disk
+from torchrnn.tools.runs.errors import explain_disk
 
 PARTIAL = ".partial"
 

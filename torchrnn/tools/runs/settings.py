@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchrnn.tools.errors import ToolError, UsageError
+from torchrnn.tools.runs.errors import ToolError, UsageError
 
 # what may be given another value with --resume: it decides when the run ends or where it runs, not what it computes
 CHANGEABLE = {"epochs", "steps", "patience", "device", "threads"}

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from torchrnn.tools.errors import explain_disk
-from torchrnn.tools.files import remove_folder
-from torchrnn.tools.runfolder import Record, RunFolder
+from torchrnn.tools.runs.errors import explain_disk
+from torchrnn.tools.runs.files import remove_folder
+from torchrnn.tools.runs.runfolder import Record, RunFolder
 
 
 class Report(lightning.Callback):

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrnn.tools.charmodel import CharModel, load_weights
-from torchrnn.tools.errors import ToolError, UsageError
-from torchrnn.tools.runfolder import RunFolder
-from torchrnn.tools.text import UNKNOWN, Vocabulary
+from torchrnn.tools.runs.errors import ToolError, UsageError
+from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
+from torchrnn.tools.text.model import CharModel, load_weights
 
 
 def load_model(run: Path) -> tuple[CharModel, Vocabulary]:

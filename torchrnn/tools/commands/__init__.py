@@ -1,0 +1,50 @@
+"""The commands `torchrnn train`, `sample` and `shapes`: arguments, exit codes, and what is printed."""
+
+from functools import wraps
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from torchrnn.tools.commands.common import explained
+from torchrnn.tools.commands.shapes import shapes
+from torchrnn.tools.commands.text import sample, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train character models with torchrnn's recurrent layers, sample text, and see the shapes of a layer.",
+)
+
+Option = typer.Option
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"torchrnn {version('torchrnn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@wraps(shapes)
+def _shapes(**given: Any) -> None:
+    with explained():
+        shapes(**given)
+
+
+app.command("train", epilog="Example: torchrnn train book.txt --run runs/book --time-limit 10m")(train)
+app.command("sample", epilog='Example: torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500')(
+    sample
+)
+app.command("shapes", epilog="Example: torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10")(
+    _shapes
+)
