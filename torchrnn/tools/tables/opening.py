@@ -1,0 +1,72 @@
+"""Opening a table by its ending."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from torchrnn.tools.errors import UsageError
+from torchrnn.tools.tables import delimited, jsonl
+from torchrnn.tools.tables.encoding import decode
+from torchrnn.tools.tables.table import BLOCK_BYTES, BLOCK_ROWS, Table, explained
+
+ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+
+
+def open_table(path: Path, argument: str = "FILE") -> Table:
+    """The table in a .csv, .tsv, .parquet, .jsonl or .ndjson file; UsageError says what is wrong with the file.
+
+    `argument` is what the messages call it: the option of the command line that named it.
+    """
+    ending = path.suffix.lower()
+    if path.is_dir():
+        raise UsageError(f"{argument} must be a file, got the folder {path}. Name a file in it.")
+    if ending not in ENDINGS:
+        raise UsageError(f"{argument} {path} must end in {', '.join(ENDINGS)}, got {ending or 'no ending'!r}.")
+    try:
+        if ending == ".parquet":
+            return _open_parquet(path, argument)
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{argument} {path} could not be read: {error.strerror}. Expected a table.") from error
+    text = decode(path, data, argument)
+    digest = hashlib.sha256(data).hexdigest()
+    del data
+    unusable: dict[str, str] = {}
+    if ending in (".csv", ".tsv"):
+        frame, lines = delimited.read(path, text, argument)
+    else:
+        frame, lines, unusable = jsonl.read(path, text, argument)
+    _refuse_empty(path, argument, len(lines))
+    return Table(path, argument, frame.lazy(), dict(frame.schema), len(lines), digest, lines, unusable)
+
+
+def _open_parquet(path: Path, argument: str) -> Table:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        start = file.read(4)
+        sha.update(start)
+        while chunk := file.read(2**20):
+            sha.update(chunk)
+        size = file.tell()
+    if start != b"PAR1":
+        raise UsageError(
+            f"{argument} {path} must be Parquet, which begins with PAR1, and it begins with {start!r}. Give it the ending "
+            f"of what it is: {', '.join(ENDINGS)}."
+        )
+    with explained(path, argument):
+        lazy = pl.scan_parquet(path, glob=False)
+        columns = dict(lazy.collect_schema())
+        rows = lazy.select(pl.len()).collect().item()
+    _refuse_empty(path, argument, rows)
+    # polars does not tell where row groups begin; a slice reads the pages that it needs and no others
+    block = int(np.clip(BLOCK_BYTES * rows // max(size, 1), 1, BLOCK_ROWS))
+    return Table(path, argument, lazy, columns, rows, sha.hexdigest(), block_rows=block)
+
+
+def _refuse_empty(path: Path, argument: str, rows: int) -> None:
+    if not rows:
+        raise UsageError(f"{argument} {path} has no rows. Expected at least one.")
