@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import delimited, open_table
 
 
@@ -148,8 +148,8 @@ def test_numbers(tmp_path):
     np.testing.assert_array_equal(table.numbers(["a"], "x"), [[1], [-1000]])
     np.testing.assert_array_equal(table.numbers(["b", "a"], "x", missing=True), [[2.5, 1], [np.nan, -1000]])
     assert refused(table.numbers, ["a", "b"], "--target") == (
-        f"{tmp_path}/t.csv, row 2 (line 3), column 'b': --target needs a number, found 'NA' (1 such rows). Fill it in or "
-        f"leave the row out."
+        f"{tmp_path}/t.csv, row 2 (line 3), column 'b': --target needs a number, found 'NA' (rows without one: "
+        f"1). Fill it in or leave the row out."
     )
     assert "row 1 (line 2), column 'c': --target needs a number, found 'x'" in refused(
         table.numbers, ["c"], "--target", missing=True
@@ -160,7 +160,8 @@ def test_numbers(tmp_path):
 @pytest.mark.parametrize("value", ["1,5", "1_000", "0x10", "inf", "-Infinity", "1e999", "true", "1 2", "५"])
 def test_what_is_no_number(tmp_path, value):
     table = open_table(write(tmp_path, "t.tsv", f"a\n1\n{value}\n"))
-    assert f"row 2 (line 3), column 'a': x needs a number, found {value!r}" in refused(table.numbers, ["a"], "x", missing=True)
+    message = refused(table.numbers, ["a"], "x", missing=True)
+    assert f"row 2 (line 3), column 'a': x needs a number, found {value!r}" in message
 
 
 def test_json_lines(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 
 CHUNK = 65_536  # records that exist as Python strings at a time
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -26,7 +26,7 @@ def read(path: Path, text: str, argument: str) -> tuple[pl.DataFrame, np.ndarray
         try:
             line, header = next(records)
         except StopIteration:
-            raise UsageError(f"{argument} {path} is empty: expected a line with the columns' names, then rows.") from None
+            raise UsageError(f"{argument} {path} is empty: expected a line of names, then rows.") from None
         names = _header(header, path, argument, line)
         frames, lines = [], []
         rows: list[list[str]] = []
@@ -99,5 +99,7 @@ def _ragged(path: Path, argument: str, line: int, row: int, record: list[str], n
 
 def _frame(rows: list[list[str]], names: list[str]) -> pl.DataFrame:
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    frame = pl.DataFrame({name: pl.Series(name, list(column), dtype=pl.String) for name, column in zip(names, columns)})
+    frame = pl.DataFrame(
+        [pl.Series(name, list(column), dtype=pl.String) for name, column in zip(names, columns, strict=True)]
+    )
     return frame.with_columns(pl.when(pl.all() == "").then(None).otherwise(pl.all()).name.keep())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 
 # what a file with a wrong name begins with, what it is then, and the way out
 MAGIC = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables.table import quoted
 
 TYPES = {
@@ -74,7 +74,8 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         if "\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: expected a JSON object, got {quoted(line)} ({error}). Write one object a line.") from error
+        message = f"{where}: expected a JSON object, got {quoted(line)} ({error}). Write one object a line."
+        raise UsageError(message) from error
     if not isinstance(row, dict):
         raise UsageError(
             f'{where}: expected a JSON object such as {{"text": "...", "label": "..."}}, got {quoted(row)}. Write one '
@@ -100,8 +101,8 @@ def _add(column: _Column, name: str, value: Any, row: int, line: int) -> None:
             column.kind = wider
         elif not column.trouble:
             column.trouble = (
-                f"the column must be of one type: row {column.row:,} has {column.kind}, row {row:,} (line {line:,}) has "
-                f"{kind}: {quoted(value)}. Make them the same."
+                f"the column must be of one type: row {column.row:,} has {column.kind}, row {row:,} (line {line:,}) "
+                f"has {kind}: {quoted(value)}. Make them the same."
             )
     if kind not in TYPES and not column.trouble:
         column.trouble = (

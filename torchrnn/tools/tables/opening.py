@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import delimited, jsonl
 from torchrnn.tools.tables.encoding import decode
 from torchrnn.tools.tables.table import BLOCK_BYTES, BLOCK_ROWS, Table, explained
@@ -54,8 +54,8 @@ def _open_parquet(path: Path, argument: str) -> Table:
         size = file.tell()
     if start != b"PAR1":
         raise UsageError(
-            f"{argument} {path} must be Parquet, which begins with PAR1, and it begins with {start!r}. Give it the ending "
-            f"of what it is: {', '.join(ENDINGS)}."
+            f"{argument} {path} must be Parquet, which begins with PAR1, and it begins with {start!r}. Give it the "
+            f"ending of what it is: {', '.join(ENDINGS)}."
         )
     with explained(path, argument):
         lazy = pl.scan_parquet(path, glob=False)

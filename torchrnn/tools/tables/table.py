@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")  # words for "no value" in a column of numbers, in small letters
 BLOCK_ROWS = 65_536
@@ -25,8 +25,9 @@ MANY = 20  # columns that a message lists
 class Table:
     """One file of rows. Rows are counted from 1, without the header, as in the messages.
 
-    `lazy` reads nothing until asked. Of CSV and JSON lines it holds what was read already; of Parquet `block` reads the rows
-    that it gives and no more, so that the file may be larger than memory. All columns of CSV are strings, empty ones null.
+    `lazy` reads nothing until asked. Of CSV and JSON lines it holds what was read already; of Parquet `block` reads the
+    rows that it gives and no more, so the file may be larger than memory. All columns of CSV are strings, empty ones
+    null.
     """
 
     path: Path
@@ -123,7 +124,7 @@ class Table:
         if len(lost) and not missing:
             raise UsageError(
                 f"{self.where(before + int(lost[0]) + 1)}, column {name!r}: {argument} needs a number, found "
-                f"{quoted(series[int(lost[0])])} ({len(lost):,} such rows). Fill it in or leave the row out."
+                f"{quoted(series[int(lost[0])])} (rows without one: {len(lost):,}). Fill it in or leave the row out."
             )
         return values
 
@@ -156,7 +157,8 @@ def explained(path: Path, argument: str) -> Iterator[None]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{argument} {path} could not be read: {reason}. The file is damaged or was changed meanwhile; write it anew."
+            f"{argument} {path} could not be read: {reason}. The file is damaged or was changed meanwhile; write it "
+            f"anew."
         ) from error
 
 
