@@ -131,7 +131,7 @@ OF_THE_TOOLS = {
     "__init__": set(),
     "cli": {"commands", "runs"},
     "commands": {"commands", "runs", "text", "classify", "forecast", "tables"},
-    "runs": {"runs", "text"},  # until a run knows its job by an interface
+    "runs": {"runs"},
     "text": {"runs", "text"},
     "tables": {"runs", "tables"},
     "classify": {"classify", "runs", "tables"},

@@ -19,7 +19,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     path = write_text(folder)
     run = folder / "run"
-    assert torchrnn("train", path, *SMALL, "--steps=10", "--validate-every=5", "--run", run).exit_code == 0
+    assert torchrnn("text", path, *SMALL, "--steps=10", "--validate-every=5", "--run", run).exit_code == 0
     return run
 
 
@@ -34,7 +34,7 @@ def refused(code, *arguments):
 
 def test_help_and_version():
     assert "sample" in torchrnn("--help").stdout
-    assert "--time-limit" in torchrnn("train", "--help").stdout
+    assert "--time-limit" in torchrnn("text", "--help").stdout
     assert "--temperature" in torchrnn("sample", "--help").stdout
     assert torchrnn("--version").stdout.startswith("torchrnn 0.")
 
@@ -51,7 +51,7 @@ def test_the_command_line_loads_nothing_heavy():
 @pytest.mark.parametrize("missing", ["typer", "lightning"])
 def test_without_the_extra_it_says_what_to_install(tmp_path, missing):
     code = f"import sys; sys.modules['{missing}'] = None; from torchrnn.tools.cli import main; main()"
-    command = [sys.executable, "-c", code, "train", write_text(tmp_path), *SMALL, "--run", tmp_path / "run"]
+    command = [sys.executable, "-c", code, "text", write_text(tmp_path), *SMALL, "--run", tmp_path / "run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr == (
@@ -82,43 +82,43 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):
         (["--resume", "--overwrite"], "give one of them"),
         (["--resume"], "is not a run folder: it has no config.toml"),
     ]:
-        assert message in refused(2, "train", path, "--run", run, *arguments)
-    assert "No such file" in refused(2, "train", tmp_path / "nothing.txt", "--run", run)
+        assert message in refused(2, "text", path, "--run", run, *arguments)
+    assert "No such file" in refused(2, "text", tmp_path / "nothing.txt", "--run", run)
     assert not run.exists()
 
 
 def test_a_device_that_is_not_here_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    message = refused(2, "train", write_text(tmp_path), "--run", tmp_path / "run", "--device=cuda")
+    message = refused(2, "text", write_text(tmp_path), "--run", tmp_path / "run", "--device=cuda")
     assert "--device cuda: torch finds none here, only" in message
 
 
 def test_an_unwritable_folder_is_refused(tmp_path):
     path = write_text(tmp_path)
-    assert "must be a folder, and it is a file" in refused(2, "train", path, "--run", path)
-    message = refused(2, "train", path, *SMALL, "--run", path / "run")
+    assert "must be a folder, and it is a file" in refused(2, "text", path, "--run", path)
+    message = refused(2, "text", path, *SMALL, "--run", path / "run")
     assert "cannot be used: Not a directory" in message
     if os.name == "posix" and os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
-        message = refused(2, "train", path, *SMALL, "--run", tmp_path / "locked" / "run")
+        message = refused(2, "text", path, *SMALL, "--run", tmp_path / "locked" / "run")
         assert "cannot be used: Permission denied" in message
 
 
 def test_an_earlier_run_is_not_replaced_by_accident(tmp_path, trained):
     path, before = write_text(tmp_path), snapshot(trained)
-    assert "already holds a run. Go on with it: --resume" in refused(2, "train", path, "--run", trained)
+    assert "already holds a run. Go on with it: --resume" in refused(2, "text", path, "--run", trained)
     # all is checked before it is cleared away
-    assert "No such file" in refused(2, "train", tmp_path / "nothing", "--run", trained, "--overwrite")
-    assert "too short" in refused(2, "train", path, "--batch-size=900", "--run", trained, "--overwrite")
+    assert "No such file" in refused(2, "text", tmp_path / "nothing", "--run", trained, "--overwrite")
+    assert "too short" in refused(2, "text", path, "--batch-size=900", "--run", trained, "--overwrite")
     assert snapshot(trained) == before
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("do not lose me")
-    assert "not a run folder and not empty" in refused(2, "train", path, "--run", tmp_path / "thesis", "--overwrite")
+    assert "not a run folder and not empty" in refused(2, "text", path, "--run", tmp_path / "thesis", "--overwrite")
     assert (tmp_path / "thesis" / "chapter1").exists()
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
-    arguments = ["train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", tmp_path / "run"]
+    arguments = ["text", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", tmp_path / "run"]
     assert torchrnn(*arguments, "--steps=10").exit_code == 0
     (tmp_path / "run" / "notes").write_text("mine")
     (tmp_path / "run" / "checkpoint-00000099.partial").mkdir()
@@ -130,15 +130,15 @@ def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
 
 def test_resume_with_other_settings_or_another_text_is_refused(tmp_path, trained):
     before = snapshot(trained)
-    message = refused(2, "train", "--resume", "--run", trained, "--hidden-size=16")
+    message = refused(2, "text", "--resume", "--run", trained, "--hidden-size=16")
     assert "--hidden-size is 8, got 16" in message
-    assert "Only --device, --epochs, --patience, --steps, --threads and --time-limit" in message
+    assert "Only --device, --devices, --epochs, --patience, --steps, --threads and --time-limit" in message
     other = tmp_path / "other.txt"
     other.write_text("something else " * 200)
-    assert f"this is another: {other} has changed" in refused(2, "train", other, "--resume", "--run", trained)
+    assert f"this is another: {other} has changed" in refused(2, "text", other, "--resume", "--run", trained)
     assert snapshot(trained) == before
     # what is the same may be said again
-    assert torchrnn("train", "--resume", "--run", trained, "--hidden-size=8").exit_code == 0
+    assert torchrnn("text", "--resume", "--run", trained, "--hidden-size=8").exit_code == 0
     config = (trained / "config.toml").read_text()
     assert "resumed = [" in config
 
@@ -148,25 +148,25 @@ def test_a_run_from_a_machine_with_more_cores(tmp_path, trained):
     config = tmp_path / "run" / "config.toml"
     config.write_text(config.read_text().replace("threads = 1", "threads = 5000"))
     assert torchrnn("sample", tmp_path / "run", "--length=5").exit_code == 0
-    assert "here (4 times " in refused(2, "train", "--resume", "--run", tmp_path / "run")
-    assert torchrnn("train", "--resume", "--run", tmp_path / "run", "--threads=1").exit_code == 0
+    assert "here (4 times " in refused(2, "text", "--resume", "--run", tmp_path / "run")
+    assert torchrnn("text", "--resume", "--run", tmp_path / "run", "--threads=1").exit_code == 0
 
 
 def test_a_damaged_checkpoint_is_explained(tmp_path):
     run = tmp_path / "run"
-    arguments = ["train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run]
+    arguments = ["text", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run]
     assert torchrnn(*arguments, "--steps=10").exit_code == 0
     whole, model = snapshot(run), (run / "model.safetensors").read_bytes()
     state = run / "checkpoint-00000010" / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
-    message = refused(1, "train", "--resume", "--run", run)
+    message = refused(1, "text", "--resume", "--run", run)
     assert "checkpoint-00000010 is damaged" in message
     assert "delete that folder to go on from checkpoint-00000005" in message
     assert (run / "model.safetensors").read_bytes() == model
     for path in state.parent.iterdir():
         path.unlink()
     state.parent.rmdir()
-    assert torchrnn("train", "--resume", "--run", run).exit_code == 0  # as it said
+    assert torchrnn("text", "--resume", "--run", run).exit_code == 0  # as it said
     assert snapshot(run) == whole
 
 
@@ -182,8 +182,49 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(training.Training, "training_step", interrupted)
     try:
-        message = refused(130, "train", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run)
+        message = refused(130, "text", write_text(tmp_path), *SMALL, "--validate-every=5", "--run", run)
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert f"go on with: torchrnn train --resume --run {run}" in message
+    assert f"go on with: torchrnn text --resume --run {run}" in message
     assert (run / "loss.png").exists()
+
+
+def test_evaluate_measures_another_text_as_the_validation_text(tmp_path, trained):
+    from torchrnn.tools.text.corpus import split
+
+    _, validation = split((trained.parent / "text.txt").read_text(), 0.1)
+    (tmp_path / "validation.txt").write_text(validation)
+    before = snapshot(trained)
+    result = torchrnn("evaluate", trained, tmp_path / "validation.txt")
+    assert result.exit_code == 0, result.stderr
+    rows = [line.split(",") for line in (trained / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("validation_nats")
+    assert f"{min(float(row[column]) for row in rows[1:]):.4f} nats per character" in result.stdout
+    assert "perplexity" in result.stdout
+    assert snapshot(trained) == before
+    (tmp_path / "one").write_text("x")
+    assert "at least 2 are needed" in refused(2, "evaluate", trained, tmp_path / "one")
+    assert "is not a run folder" in refused(2, "evaluate", tmp_path, tmp_path / "one")
+    assert "No such file" in refused(2, "evaluate", trained, tmp_path / "none")
+
+
+def test_a_run_of_another_job_is_named(tmp_path, trained, monkeypatch):
+    from torchrnn.tools.runs import job
+    from torchrnn.tools.text.job import TextJob
+
+    class OtherJob(TextJob):
+        name = "other"
+
+    monkeypatch.setitem(job.JOBS, "other", "torchrnn.tools.text.job:OtherJob")
+    monkeypatch.setattr("torchrnn.tools.text.job.OtherJob", OtherJob, raising=False)
+    shutil.copytree(trained, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace('job = "text"', 'job = "other"'))
+    message = refused(2, "text", "--resume", "--run", tmp_path / "run")
+    assert "holds a run of `torchrnn other`. Go on with it: torchrnn other --resume --run" in message
+    assert "which writes no text" in refused(2, "sample", tmp_path / "run")
+
+
+def test_the_name_till_now_is_an_alias_that_help_does_not_show(tmp_path):
+    assert "train " not in torchrnn("--help").stdout.replace("Train ", "")
+    assert "--sequence-length" in torchrnn("train", "--help").stdout

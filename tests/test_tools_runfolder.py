@@ -12,8 +12,9 @@ import torch
 from tools_runs import SMALL, kill, start, torchrnn, write_text
 
 from torchrnn.tools.runs import checkpoint, lock, training
+from torchrnn.tools.runs.config import Config
 from torchrnn.tools.runs.runfolder import NEW, RunFolder
-from torchrnn.tools.runs.settings import Config, Settings
+from torchrnn.tools.text.settings import TextSettings
 
 TOO_LARGE = "--hidden-size=100000000"
 
@@ -22,7 +23,7 @@ TOO_LARGE = "--hidden-size=100000000"
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     run = folder / "run"
-    arguments = ["train", write_text(folder), *SMALL, "--steps=10", "--validate-every=5", "--run", run]
+    arguments = ["text", write_text(folder), *SMALL, "--steps=10", "--validate-every=5", "--run", run]
     assert torchrnn(*arguments).exit_code == 0
     return run
 
@@ -33,7 +34,7 @@ def contents(folder):
 
 def test_a_new_run_that_does_not_fit_in_memory_leaves_the_earlier_one(tmp_path, trained):
     path, before = write_text(tmp_path), contents(trained)
-    result = torchrnn("train", path, TOO_LARGE, "--threads=1", "--overwrite", "--run", trained)
+    result = torchrnn("text", path, TOO_LARGE, "--threads=1", "--overwrite", "--run", trained)
     assert result.exit_code == 1
     (paragraph,) = result.stderr.splitlines()
     assert paragraph.startswith("error: Out of memory: the model and its training need more than there is (one tensor")
@@ -50,7 +51,7 @@ def test_memory_that_ends_in_the_first_step_leaves_the_earlier_run(tmp_path, tra
         raise torch.OutOfMemoryError(message) if message else MemoryError
 
     monkeypatch.setattr(training.Training, "training_step", step)
-    result = torchrnn("train", write_text(tmp_path), *SMALL, "--overwrite", "--run", trained)
+    result = torchrnn("text", write_text(tmp_path), *SMALL, "--overwrite", "--run", trained)
     assert result.exit_code == 1
     assert "error: Out of memory" in result.stderr
     assert contents(trained) == before
@@ -62,22 +63,22 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.Training, "training_step", step)
     with pytest.raises(RuntimeError, match="a mistake in the model"):
-        torchrnn("train", write_text(tmp_path), *SMALL, "--run", tmp_path / "run")
+        torchrnn("text", write_text(tmp_path), *SMALL, "--run", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_start_is_not_in_the_way_of_the_next(tmp_path):
     path, run = write_text(tmp_path), tmp_path / "run"
     for _ in range(2):
-        result = torchrnn("train", path, TOO_LARGE, "--threads=1", "--run", run)
+        result = torchrnn("text", path, TOO_LARGE, "--threads=1", "--run", run)
         assert result.exit_code == 1
         assert "Out of memory" in result.stderr
         assert not run.exists()
     run.mkdir()
     (run / f"{NEW}.partial").mkdir()  # as a kill leaves them
     (run / ".torchrnn.lock").touch()
-    assert "it has no config.toml" in torchrnn("train", "--resume", "--run", run).stderr
-    assert torchrnn("train", path, *SMALL, "--steps=5", "--run", run).exit_code == 0
+    assert "it has no config.toml" in torchrnn("text", "--resume", "--run", run).stderr
+    assert torchrnn("text", path, *SMALL, "--steps=5", "--run", run).exit_code == 0
     assert not list(run.glob(".*"))
 
 
@@ -90,7 +91,7 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_the_earlier_run(tmp_path, tra
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(training.Training, "training_step", step)
     try:
-        result = torchrnn("train", write_text(tmp_path), *SMALL, "--overwrite", "--run", trained)
+        result = torchrnn("text", write_text(tmp_path), *SMALL, "--overwrite", "--run", trained)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert result.exit_code == 130
@@ -138,13 +139,15 @@ def begin(root, name, step):
         folder.model.write_bytes(name.encode())
         folder.metrics.write_text(name)
 
-    folder = RunFolder(root, Config(name, [], "00", name, Settings(threads=1)))
+    folder = RunFolder(root, Config(name, [], "text", TextSettings(threads=1), {"tokenizer.json": name.encode()}))
     folder.save(write)
 
 
 def names(folder):
     """What the files of a run say, as they are found after a kill."""
-    return {folder.read_config("--run").command, folder.whereabouts(folder.model).read_text()}
+    config = folder.read_config("--run")
+    kept = config.data["tokenizer.json"].decode()
+    return {config.command, kept, folder.whereabouts(folder.model).read_text()}
 
 
 @pytest.mark.parametrize("step", [5, 7])
@@ -171,7 +174,7 @@ def test_a_kill_leaves_the_earlier_run_or_the_new_one(tmp_path, monkeypatch, ste
         assert (last.weights, last.state) == (name.encode(), {"name": name})
         assert (root / "tensorboard").exists() == (name == "old")
         assert {path.name for path in root.iterdir()} - {"tensorboard"} == {
-            *("config.toml", "model.safetensors", "metrics.csv", "notes"),
+            *("config.toml", "model.safetensors", "metrics.csv", "tokenizer.json", "notes"),
             f"checkpoint-{5 if name == 'old' else step:08d}",
         }
         found.append(name)
@@ -187,13 +190,13 @@ def test_a_kill_leaves_the_earlier_run_or_the_new_one(tmp_path, monkeypatch, ste
 @pytest.mark.skipif(lock.fcntl is None, reason="no locks on this system")
 def test_a_run_that_another_process_trains_is_refused(tmp_path):
     path, run = write_text(tmp_path), tmp_path / "run"
-    arguments = ["train", path, *SMALL, "--validate-every=20", "--patience=0", "--epochs=100000", "--run", run]
+    arguments = ["text", path, *SMALL, "--validate-every=20", "--patience=0", "--epochs=100000", "--run", run]
     process = start(*arguments)
     try:
         while not checkpoint.found(run) and process.poll() is None:
             time.sleep(0.01)
         for more in (["--resume", "--run", run], [path, *SMALL, "--overwrite", "--run", run]):
-            result = torchrnn("train", *more)
+            result = torchrnn("text", *more)
             assert result.exit_code == 1
             assert "error: Another process is training this run" in result.stderr
         assert torchrnn("sample", run, "--length=5").exit_code == 0
@@ -201,7 +204,7 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path):
         code, output = kill(process)
     assert code == -9, output
     assert (run / ".torchrnn.lock").exists()
-    assert torchrnn("train", "--resume", "--run", run, "--steps=1").exit_code == 0  # it held no longer than its process
+    assert torchrnn("text", "--resume", "--run", run, "--steps=1").exit_code == 0  # it held no longer than its process
     assert not (run / ".torchrnn.lock").exists()
 
 

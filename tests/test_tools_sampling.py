@@ -6,7 +6,7 @@ import pytest
 import torch
 from tools_runs import SMALL, torchrnn, write_text
 
-from torchrnn.tools.commands import text
+from torchrnn.tools.commands.text import sample
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
 from torchrnn.tools.text.model import CharModel
@@ -23,7 +23,7 @@ TEXTS = {
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     run = folder / "run"
-    assert torchrnn("train", write_text(folder), *SMALL, "--steps=10", "--run", run).exit_code == 0
+    assert torchrnn("text", write_text(folder), *SMALL, "--steps=10", "--run", run).exit_code == 0
     return run
 
 
@@ -97,7 +97,7 @@ def test_every_character_is_flushed(trained, monkeypatch):
     threads = torch.get_num_threads()
     recorder = Recorder()
     monkeypatch.setattr(sys, "stdout", recorder)
-    text.sample(run=trained, prompt="the", temperature=1.0, length=5, seed=0)
+    sample(run=trained, prompt="the", temperature=1.0, length=5, seed=0)
     monkeypatch.undo()
     torch.set_num_threads(threads)
     log = [entry for entry in recorder.log if entry]
@@ -111,7 +111,7 @@ def test_other_scripts(tmp_path, script):
     path, text = tmp_path / f"{script}.txt", TEXTS[script] * 40
     path.write_text(text, encoding="utf-8")
     run = tmp_path / "run"
-    assert torchrnn("train", path, *SMALL, "--lr=0.02", "--steps=60", "--run", run).exit_code == 0
+    assert torchrnn("text", path, *SMALL, "--lr=0.02", "--steps=60", "--run", run).exit_code == 0
     written = sampled(run, f"--prompt={text[:3]}", "--length=40", "--seed=0")
     assert written.startswith(text[:3])
     assert set(written) <= set(text) | {"\n"}

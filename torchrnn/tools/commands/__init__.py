@@ -1,4 +1,4 @@
-"""The commands `torchrnn train`, `sample` and `shapes`: arguments, exit codes, and what is printed."""
+"""The commands of `torchrnn`: arguments, exit codes, and what is printed."""
 
 from functools import wraps
 from importlib.metadata import version
@@ -7,14 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from torchrnn.tools.commands.common import explained
+from torchrnn.tools.commands.evaluate import evaluate
 from torchrnn.tools.commands.shapes import shapes
-from torchrnn.tools.commands.text import sample, train
+from torchrnn.tools.commands.text import sample, text
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train character models with torchrnn's recurrent layers, sample text, and see the shapes of a layer.",
+    help="Train models with torchrnn's recurrent layers, use them, and see the shapes of a layer.",
 )
 
 Option = typer.Option
@@ -41,10 +42,12 @@ def _shapes(**given: Any) -> None:
         shapes(**given)
 
 
-app.command("train", epilog="Example: torchrnn train book.txt --run runs/book --time-limit 10m")(train)
-app.command("sample", epilog='Example: torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500')(
-    sample
-)
-app.command("shapes", epilog="Example: torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10")(
-    _shapes
-)
+EXAMPLES = {
+    text: "torchrnn text book.txt --run runs/book --time-limit 10m",
+    sample: 'torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500',
+    evaluate: "torchrnn evaluate runs/book another-book.txt",
+    _shapes: "torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10",
+}
+for command, example in EXAMPLES.items():
+    app.command(command.__name__, epilog=f"Example: {example}")(command)
+app.command("train", hidden=True)(text)  # the name of `text` until there were other jobs

@@ -1,14 +1,73 @@
-"""What the commands share: how errors are told, and how options are read."""
+"""What the commands share: the options of every run, how errors are told, and how options are read."""
 
 import re
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from torchrnn.tools.runs.errors import ToolError, UsageError
+from torchrnn.tools.runs.settings import default_threads
+
+if TYPE_CHECKING:
+    from torchrnn.tools.runs.job import Job
+
+Option = typer.Option
+
+# the options of every run, in the order in which a command takes them; the defaults are those of the job's settings
+Run = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of FILE>")]
+Resume = Annotated[bool, Option("--resume", help="Go on with the run in the folder, exactly.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace the run in the folder.")]
+TimeLimit = Annotated[
+    str, Option(metavar="TIME", help="Stop, validate and save after 90, 90s, 2m or 1h.", show_default="none")
+]
+Epochs = Annotated[int, Option(help="Passes over the training part, at most.")]
+Steps = Annotated[int, Option(help="Optimiser steps, at most (0: no limit).")]
+Patience = Annotated[int, Option(help="Stop after so many validations without a better one (0: never).")]
+Cell = Annotated[str, Option(metavar="lstm|gru|rnn", help="The recurrent layer.")]
+HiddenSize = Annotated[int, Option(help="Hidden size.")]
+NumLayers = Annotated[int, Option(help="Recurrent layers.")]
+Dropout = Annotated[float, Option(help="Dropout around and between the layers.")]
+BatchSize = Annotated[int, Option(help="Rows of a step, over all processes.")]
+Lr = Annotated[float, Option(help="Adam's learning rate.")]
+LrDecay = Annotated[str, Option(metavar="none|cosine", help="Whether it falls to zero at the last step, and how.")]
+Clip = Annotated[float, Option(help="Largest norm of the gradient (0: not clipped).")]
+ValidateEvery = Annotated[int, Option(help="Steps between validations; each writes a checkpoint.")]
+Seed = Annotated[int, Option(help="The seed of all random numbers.")]
+Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to train.")]
+Devices = Annotated[int, Option(help="Processes that share each step's rows.")]
+Threads = Annotated[int, Option(help="Threads on the CPU, of each process.", show_default="half of the cores")]
+
+DEFAULT_THREADS = default_threads()
+
+
+def start(
+    context: typer.Context, job: "type[Job]", files: Sequence[Path] | None, default: str, given: dict[str, Any]
+) -> None:
+    """Train a job by the options in `given`, the command's own parameters; `default` names its run folder."""
+    from torchrnn.tools.runs.run import Request, train
+
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in context.params.items()
+        if name in job.settings_class.__dataclass_fields__ and was_given(context, name)
+    }
+    request = Request(
+        job=job,
+        files=list(files or []),
+        run=given["run"] or Path("runs") / default,
+        resume=given["resume"],
+        overwrite=given["overwrite"],
+        time_limit=seconds(given["time_limit"]) if given["time_limit"] else None,
+        given=settings,
+        command=shlex.join(["torchrnn", *sys.argv[1:]]),
+    )
+    typer.echo(train(request, Console(stderr=True)))
 
 
 def seconds(text: str) -> float:

@@ -1,25 +1,30 @@
-"""The picture of a run: its loss curve."""
+"""The picture of a run: its curves."""
 
 import io
 
 from matplotlib.figure import Figure
 
 from torchrnn.tools.runs.files import write_file
-from torchrnn.tools.runs.runfolder import Record, RunFolder
+from torchrnn.tools.runs.job import Job
+from torchrnn.tools.runs.record import Record
+from torchrnn.tools.runs.runfolder import RunFolder
 
 
-def write_loss_curve(folder: RunFolder, record: Record) -> None:
-    """Draw the bits per character of every validation, and mark the best."""
+def write_loss_curve(folder: RunFolder, record: Record, job: Job) -> None:
+    """Draw the first measure of every validation, the one that decides, and mark the best."""
+    measure = job.measures[0]
     steps = [row["step"] for row in record.rows]
     figure = Figure(figsize=(7, 4.2), layout="constrained")  # no pyplot: no window system, no global state
     axes = figure.add_subplot()
-    axes.plot(steps, [row["train_bpc"] for row in record.rows], marker=".", label="training text (with dropout)")
-    axes.plot(steps, [row["validation_bpc"] for row in record.rows], marker=".", label="validation text")
-    best = min(record.rows, key=lambda row: row["validation_bpc"])
-    label = f"best: {best['validation_bpc']:.3f}"
-    axes.plot(best["step"], best["validation_bpc"], "o", color="black", fillstyle="none", markersize=9, label=label)
+    during = "training (with dropout)" if job.settings.dropout else "training"
+    for part, label in (("train", during), ("validation", "validation")):
+        axes.plot(steps, [row[f"{part}_{measure.column}"] for row in record.rows], marker=".", label=label)
+    best = record.best_row(measure)
+    value = best[f"validation_{measure.column}"]
+    label = f"best: {measure.told(value)}"
+    axes.plot(best["step"], value, "o", color="black", fillstyle="none", markersize=9, label=label)
     axes.set_xlabel("training step")
-    axes.set_ylabel("bits per character")
+    axes.set_ylabel(measure.title)
     axes.grid(alpha=0.3)
     axes.legend()
     data = io.BytesIO()

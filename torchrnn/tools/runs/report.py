@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning
 from rich.console import Console
@@ -12,16 +13,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from torchrnn.tools.runs.errors import explain_disk
 from torchrnn.tools.runs.files import remove_folder
-from torchrnn.tools.runs.runfolder import Record, RunFolder
+
+if TYPE_CHECKING:
+    from torchrnn.tools.runs.training import Training
 
 
 class Report(lightning.Callback):
     """Shows a run on `console`; a context manager, so that the bar and the logs are closed whatever happens."""
 
-    def __init__(self, console: Console, folder: RunFolder, record: Record, deadline: float | None) -> None:
+    def __init__(self, console: Console, training: Training, deadline: float | None) -> None:
         self.console = console
+        self.training = training
         self._board: SummaryWriter | None = None
-        self.folder = folder
         self.deadline = deadline
         self.begun = time.monotonic()
         self._bar = Progress(
@@ -34,7 +37,7 @@ class Report(lightning.Callback):
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=1.0, step="", speed="")
-        self._round_step, self._round_begun = record.step, self.begun
+        self._round_begun = self.begun
 
     def __enter__(self) -> Report:
         self._bar.start()
@@ -51,41 +54,48 @@ class Report(lightning.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar: by steps or by time, whichever ends first."""
-        done = pl_module.record.step / pl_module.total_steps
+        step = self.training.record.step
+        done = step / self.training.total_steps
         if self.deadline:
             done = max(done, (time.monotonic() - self.begun) / (self.deadline - self.begun))
-        self._bar.update(self._task, completed=done, step=f"{pl_module.record.step:,}")
+        self._bar.update(self._task, completed=done, step=f"{step:,}")
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the time of the round's steps."""
-        streams = pl_module.corpus.training
-        characters = (pl_module.record.step - self._round_step) * streams.sequence_length * streams.inputs.shape[1]
-        self._speed = characters / max(time.monotonic() - self._round_begun, 1e-9)
+        units = self.training.units * self.training.share.world
+        self._speed = units / max(time.monotonic() - self._round_begun, 1e-9)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """One line, and the same row for TensorBoard."""
-        row = pl_module.record.rows[-1]
-        best = " · best" if pl_module.record.stale == 0 else ""
-        speed = f"{self._speed:,.0f} characters/s"
-        self.console.print(
-            f"step {row['step']:>6,} · epoch {row['epoch']:5.2f} · bits per character: train {row['train_bpc']:.3f}, "
-            f"validation {row['validation_bpc']:.3f} · {speed}{best}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        record, (first, *others) = self.training.record, self.training.job.measures
+        row = record.rows[-1]
+        speed = f"{self._speed:,.0f} {self.training.job.unit}/s"
+        parts = [
+            f"step {row['step']:>6,}",
+            f"epoch {row['epoch']:5.2f}",
+            f"{first.title}: train {first.told(row[f'train_{first.column}'])}, "
+            f"validation {first.told(row[f'validation_{first.column}'])}",
+            *(f"{measure.title} {measure.told(row[f'validation_{measure.column}'])}" for measure in others),
+            speed,
+            *(["best"] if record.stale == 0 else []),
+        ]
+        self.console.print(" · ".join(parts), highlight=False, soft_wrap=True)
         self._bar.update(self._task, speed=speed)
-        with explain_disk(self.folder.tensorboard):
-            self._log(pl_module.record.rows)
-        self._round_step, self._round_begun = pl_module.record.step, time.monotonic()
+        folder = self.training.folder.tensorboard
+        with explain_disk(folder):
+            self._log(folder, record.rows)
+        self._round_begun = time.monotonic()
 
-    def _log(self, rows: list[dict[str, float]]) -> None:
+    def _log(self, folder: Path, rows: list[dict[str, float]]) -> None:
         if self._board is None:
             # written anew from the checkpoint's rows: what a killed run logged after it would be there twice
-            remove_folder(self.folder.tensorboard)
-            self._board = SummaryWriter(str(self.folder.tensorboard))
+            remove_folder(folder)
+            self._board = SummaryWriter(str(folder))
         else:
             rows = rows[-1:]
         for row in rows:
-            self._board.add_scalar("bits_per_character/train", row["train_bpc"], int(row["step"]))
-            self._board.add_scalar("bits_per_character/validation", row["validation_bpc"], int(row["step"]))
+            for measure in self.training.job.measures:
+                for part in ("train", "validation"):
+                    tag = f"{measure.title.replace(' ', '_')}/{part}"
+                    self._board.add_scalar(tag, row[f"{part}_{measure.column}"], int(row["step"]))
         self._board.flush()

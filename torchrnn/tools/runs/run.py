@@ -1,8 +1,9 @@
-"""One run of `torchrnn train`, from its arguments to its last lines."""
+"""One run of a job, from its arguments to its last lines."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,20 +13,21 @@ import torch
 from rich.console import Console
 
 from torchrnn.tools.runs import checkpoint
-from torchrnn.tools.text import corpus as text
-from torchrnn.tools.text.model import CharModel
+from torchrnn.tools.runs.config import Config
 from torchrnn.tools.runs.errors import Mishap, Stopped, ToolError, UsageError, explain_memory
 from torchrnn.tools.runs.files import write_file
+from torchrnn.tools.runs.job import Job
 from torchrnn.tools.runs.runfolder import RunFolder
-from torchrnn.tools.runs.settings import CHANGEABLE, Config, Settings, check_threads, option
+from torchrnn.tools.runs.settings import CHANGEABLE, check_threads, default_threads, option
 
 
 @dataclass(frozen=True)
 class Request:
     """What the command line asked for."""
 
+    job: type[Job]
     files: list[Path]
-    run: Path | None
+    run: Path
     resume: bool
     overwrite: bool
     time_limit: float | None  # seconds
@@ -34,8 +36,13 @@ class Request:
 
     @property
     def folder(self) -> RunFolder:
-        """The folder named with --run, or runs/<name of the first FILE>."""
-        return RunFolder(self.run or Path("runs") / (self.files[0].stem if self.files else "python-docs"))
+        """The run folder."""
+        return RunFolder(self.run)
+
+    @property
+    def again(self) -> str:
+        """The command that goes on with the run."""
+        return f"torchrnn {self.job.name} --resume --run {self.run}"
 
 
 def train(request: Request, console: Console) -> str:
@@ -48,45 +55,64 @@ def train(request: Request, console: Console) -> str:
         if request.resume:
             folder.read_config("--run")  # else the lock would be put in a folder of something else
             with folder.locked():
-                return _work(folder, *_resume(request), console, deadline)
-        config, corpus = _prepare(request)
+                return _work(request, folder, *_resume(request), console, deadline)
+        config, job = _prepare(request)
         with folder.locked():
             folder.check_new(request.overwrite)  # once more: another process may have begun one there meanwhile
             folder.beginning = config
-            return _work(folder, config, corpus, None, console, deadline)
+            return _work(request, folder, job, None, console, deadline)
     except Mishap as mishap:
         raise ToolError(f"{mishap} {_how_to_go_on(request, folder)}") from mishap
+
+
+def evaluate(run: Path, files: Sequence[Path]) -> str:
+    """The figures of a run's best model on other data, as they are printed."""
+    from torchrnn.tools.runs.weights import load_best
+
+    folder = RunFolder(run)
+    config = folder.read_config("RUN")
+    try:
+        with explain_memory():
+            torch.set_num_threads(min(config.settings.threads, default_threads()))
+            model = load_best(config.job_class.build(config.settings, config.data), folder, config.job)
+            return config.job_class.evaluate(model, files, config.settings, config.data)
+    except Mishap as mishap:
+        raise ToolError(f"{mishap} Then give the command again.") from mishap
 
 
 def _how_to_go_on(request: Request, folder: RunFolder) -> str:
     if not request.resume and (folder.beginning or not folder.is_run):
         earlier = ", and the earlier run is as it was" if folder.is_run else ""
         return f"Then give the command again: nothing was saved yet{earlier}."
-    return f"Then go on with: torchrnn train --resume --run {folder.root}"
+    return f"Then go on with: {request.again}"
 
 
-def _prepare(request: Request) -> tuple[Config, text.Corpus]:
+def _prepare(request: Request) -> tuple[Config, Job]:
     """A new run: all that can be checked before the folder is touched."""
-    settings = Settings(**request.given)
+    settings = request.job.settings_class(**request.given)
     settings = replace(settings, device=_find_device(settings.device))
     check_threads(settings.threads)
     request.folder.check_new(request.overwrite)
-    whole = text.read_text(request.files)
-    corpus = text.prepare(whole, settings.validation, settings.batch_size, settings.sequence_length)
+    job = request.job.prepare(request.files, settings)
     config = Config(
         command=request.command,
         files=[str(path.absolute()) for path in request.files],
-        text_sha256=text.digest(whole),
-        characters=corpus.vocabulary.characters,
+        job=job.name,
         settings=settings,
+        data=job.remember(),
         versions=f"torchrnn {version('torchrnn')}, torch {torch.__version__}",
     )
-    return config, corpus
+    return config, job
 
 
-def _resume(request: Request) -> tuple[Config, text.Corpus, checkpoint.Checkpoint | None]:
-    """A run that goes on: the same settings, the same text, the last checkpoint."""
+def _resume(request: Request) -> tuple[Job, checkpoint.Checkpoint | None]:
+    """A run that goes on: the same settings, the same data, the last checkpoint."""
     config = request.folder.read_config("--run")
+    if config.job != request.job.name:
+        raise UsageError(
+            f"--run {request.run} holds a run of `torchrnn {config.job}`. Go on with it: "
+            f"torchrnn {config.job} --resume --run {request.run}."
+        )
     for name, value in request.given.items():
         if name not in CHANGEABLE and value != getattr(config.settings, name):
             changeable = ", ".join(map(option, sorted(CHANGEABLE)))
@@ -99,25 +125,18 @@ def _resume(request: Request) -> tuple[Config, text.Corpus, checkpoint.Checkpoin
     settings = replace(config.settings, **changed)
     settings = replace(settings, device=_find_device(settings.device))
     check_threads(settings.threads)
-    whole = text.read_text(request.files or [Path(path) for path in config.files])
-    if text.digest(whole) != config.text_sha256:
-        raise UsageError(
-            f"--resume goes on with the text of the run, and this is another: "
-            f"{' '.join(map(str, request.files or config.files)) or 'the documentation of this Python'} has changed. "
-            f"Name the FILE with that text, or start a new run with --overwrite."
-        )
+    job = request.job.again(request.files or [Path(path) for path in config.files], settings, config.data)
     saved = checkpoint.load_last(request.folder.root)
     config.settings = settings
     config.resumed.append(request.command)
-    write_file(request.folder.config, config.to_toml().encode())
-    corpus = text.prepare(whole, settings.validation, settings.batch_size, settings.sequence_length)
-    return config, corpus, saved
+    write_file(request.folder.config, config.to_bytes())
+    return job, saved
 
 
 def _work(
+    request: Request,
     folder: RunFolder,
-    config: Config,
-    corpus: text.Corpus,
+    job: Job,
     saved: checkpoint.Checkpoint | None,
     console: Console,
     deadline: float | None,
@@ -126,65 +145,66 @@ def _work(
     from torchrnn.tools.runs.plot import write_loss_curve
     from torchrnn.tools.runs.report import Report
     from torchrnn.tools.runs.training import Training, fit
+    from torchrnn.tools.runs.weights import load_best
 
-    torch.set_num_threads(config.settings.threads)
-    torch.manual_seed(config.settings.seed)
+    torch.set_num_threads(job.settings.threads)
+    torch.manual_seed(job.settings.seed)
     with explain_memory():
-        model = CharModel.of(config.settings, len(corpus.vocabulary))
-        training = Training(model, corpus, config.settings, folder)
+        model = job.build(job.settings, job.remember())
+        training = Training(model, job, folder)
         if saved:
             training.restore(saved)
-        _introduce(console, training, corpus)
+        _introduce(console, training)
         if not training.finished:
             try:
-                with Report(console, folder, training.record, deadline) as report:
+                with Report(console, training, deadline) as report:
                     fit(training, report, deadline)
             except KeyboardInterrupt as error:
-                raise _stopped(training) from error
-    write_loss_curve(folder, training.record)
-    return _conclusion(training)
+                raise _stopped(request, training) from error
+        write_loss_curve(folder, training.record, job)
+        return "\n".join([*_conclusion(request, training), *job.finish(folder, load_best(model, folder, job.name))])
 
 
-def _stopped(training: Any) -> Stopped:
+def _stopped(request: Request, training: Any) -> Stopped:
     from torchrnn.tools.runs.plot import write_loss_curve
 
     if training.folder.beginning:
         earlier = ", and the earlier run is as it was" if training.folder.is_run else ""
         return Stopped(f"Stopped before the first checkpoint: nothing was saved yet{earlier}.")
     if training.record.rows:
-        write_loss_curve(training.folder, training.record)
-    return Stopped(
-        f"Stopped. The last checkpoint is whole; go on with: torchrnn train --resume --run {training.folder.root}"
-    )
+        write_loss_curve(training.folder, training.record, training.job)
+    return Stopped(f"Stopped. The last checkpoint is whole; go on with: {request.again}")
 
 
-def _introduce(console: Console, training: Any, corpus: text.Corpus) -> None:
+def _introduce(console: Console, training: Any) -> None:
     settings = training.settings
     weights = sum(weight.numel() for weight in training.model.parameters())
-    unknown = f" ({corpus.unknown:,} not in the training text)" if corpus.unknown else ""
     start = f"going on after step {training.record.step:,}" if training.record.step else "from the beginning"
-    for line in (
-        f"text: {corpus.training.inputs.numel():,} characters to train on, {corpus.validation.inputs.numel():,} to "
-        f"validate on{unknown}, {len(corpus.vocabulary.characters):,} different",
+    model = (
         f"model: {settings.num_layers} × {settings.cell} of {settings.hidden_size}, {weights:,} weights, on "
-        f"{settings.device}; {start}",
-    ):
-        console.print(line, highlight=False, soft_wrap=True)
+        f"{settings.device}; {start}"
+    )
+    for line in (*training.job.understood(), model):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _conclusion(training: Any) -> str:
-    record, folder = training.record, training.folder
-    best = min(record.rows, key=lambda row: row["validation_bpc"])
+def _conclusion(request: Request, training: Any) -> list[str]:
+    record, folder, measures = training.record, training.folder, training.job.measures
+    best = record.best_row(measures[0])
     if record.step >= training.total_steps:
         end = "all steps are done"
     elif training.finished:
         end = f"no better one since, for {record.stale} validations"
     else:
-        end = f"the time limit ended it; go on with: torchrnn train --resume --run {folder.root}"
-    return (
-        f"validation: {best['validation_bpc']:.3f} bits per character at step {best['step']:,} of {record.step:,} "
-        f"({end})\nmodel:      {folder.model}\nloss curve: {folder.plot}"
+        end = f"the time limit ended it; go on with: {request.again}"
+    figures = ", ".join(
+        f"{measure.told(best[f'validation_{measure.column}'])} {measure.title}" for measure in measures
     )
+    return [
+        f"validation: {figures} at step {best['step']:,} of {record.step:,} ({end})",
+        f"model:      {folder.model}",
+        f"loss curve: {folder.plot}",
+    ]
 
 
 def _find_device(name: str) -> str:

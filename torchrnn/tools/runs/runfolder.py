@@ -11,46 +11,20 @@ what is left to do.
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torchrnn.tools.runs import checkpoint
-from torchrnn.tools.runs.errors import UsageError, explain_disk
+from torchrnn.tools.runs.config import Config
+from torchrnn.tools.runs.errors import ToolError, UsageError, explain_disk
 from torchrnn.tools.runs.files import PARTIAL, remove_folder, sync_folder, write_file
 from torchrnn.tools.runs.lock import only_process
-from torchrnn.tools.runs.settings import Config
 
 LOCK, NEW = ".torchrnn.lock", ".torchrnn.new"
-COLUMNS = ("step", "epoch", "train_bpc", "validation_bpc")
-
-
-@dataclass
-class Record:
-    """How far a run has come: its step, one row for every validation, the best of them, and how many since."""
-
-    step: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best: float = math.inf
-    stale: int = 0
-
-    def add(self, epoch: float, train: float, validation: float) -> bool:
-        """Add the row of a validation; say whether it is the best so far."""
-        self.rows.append(dict(zip(COLUMNS, (self.step, epoch, train, validation), strict=True)))
-        improved = validation < self.best
-        self.best = min(self.best, validation)
-        self.stale = 0 if improved else self.stale + 1
-        return improved
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain numbers and lists, for a checkpoint."""
-        return asdict(self)
 
 
 @dataclass
@@ -62,7 +36,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The command, the settings and the vocabulary."""
+        """The command, the settings and what is remembered of the data."""
         return self.root / "config.toml"
 
     @property
@@ -129,7 +103,9 @@ class RunFolder:
         partial = RunFolder(self.root / (NEW + PARTIAL))
         with explain_disk(partial.root):
             partial.root.mkdir()
-        write_file(partial.config, self.beginning.to_toml().encode())
+        write_file(partial.config, self.beginning.to_bytes())
+        for name, data in self.beginning.kept.items():
+            write_file(partial.root / name, data)
         write(partial)
         with explain_disk(partial.root):
             os.rename(partial.root, self.root / NEW)
@@ -149,15 +125,27 @@ class RunFolder:
                 for path in (*checkpoint.found(self.root), self.tensorboard):
                     remove_folder(path)
                 self.plot.unlink(missing_ok=True)
+                if new.config.exists():  # else the one here is the new run's already
+                    self._remove_leaves()
                 for path in self.root.glob(f"*{PARTIAL}"):
                     remove_folder(path) if path.is_dir() else path.unlink()
-            for path in (new.config, new.model, new.metrics):
+            others = sorted(path for path in new.root.iterdir() if path.is_file() and path != new.config)
+            for path in (new.config, *others):
                 if path.exists():
                     os.replace(path, self.root / path.name)
             for path in begun:
                 os.rename(path, self.root / path.name)
             sync_folder(self.root)
             remove_folder(new.root)
+
+    def _remove_leaves(self) -> None:
+        """Remove what the job of the earlier run has written beside what every run has."""
+        try:
+            earlier = Config.read(self.config, self.root)
+        except ToolError:
+            return  # a damaged one; its files do no harm
+        for name in (*earlier.kept, *earlier.job_class.leaves):
+            (self.root / name).unlink(missing_ok=True)
 
     @property
     def is_run(self) -> bool:
@@ -174,18 +162,9 @@ class RunFolder:
         if not self.is_run:
             raise UsageError(
                 f"{meant_for} {self.root} is not a run folder: it has no config.toml. Expected a folder that "
-                f"`torchrnn train` wrote. A run that ended before its first checkpoint left none: start it again."
+                f"torchrnn wrote. A run that ended before its first checkpoint left none: start it again."
             )
-        return Config.read(self.whereabouts(self.config))
-
-    def write_metrics(self, record: Record) -> None:
-        """Write metrics.csv; it has no column of times, so that equal runs have equal files."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in record.rows:
-            writer.writerow([row["step"], *(f"{row[name]:.6f}" for name in COLUMNS[1:])])
-        write_file(self.metrics, text.getvalue().encode())
+        return Config.read(self.whereabouts(self.config), self.root / NEW, self.root)
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Stateful truncated backpropagation through time on Lightning, and its exact continuation.
+"""Training a job's model on Lightning, and its exact continuation.
 
-A Lightning epoch is a *round*: the steps from one validation to the next. Which chunk a step reads follows from its
+A Lightning epoch is a *round*: the steps from one validation to the next. Which batch a step reads follows from its
 number alone, and a checkpoint is written after each validation, so going on after a kill is: load it, start its round.
 """
 
@@ -10,36 +10,40 @@ import logging
 import math
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from torchrnn.tools.runs import checkpoint
-from torchrnn.tools.text.model import CharModel, State, bits_per_character, detach, load_weights, weights_to_bytes
 from torchrnn.tools.runs.errors import ToolError
 from torchrnn.tools.runs.files import write_file
-from torchrnn.tools.runs.runfolder import Record, RunFolder
-from torchrnn.tools.runs.settings import Settings
-from torchrnn.tools.text.corpus import Corpus
+from torchrnn.tools.runs.job import Job, Share
+from torchrnn.tools.runs.record import Record
+from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.weights import load_weights, weights_to_bytes
+
+Batch = tuple[int, Any]  # of which step (a validation batch: which in order), and what the job gave for it
 
 
 class Training(lightning.LightningModule):
-    """A character model being trained: the model, where it is in the text, and what it has reached."""
+    """A model being trained: the model, where it is in its data, and what it has reached."""
 
-    def __init__(self, model: CharModel, corpus: Corpus, settings: Settings, folder: RunFolder) -> None:
+    def __init__(self, model: nn.Module, job: Job, folder: RunFolder, share: Share = Share()) -> None:  # noqa: B008
         super().__init__()
         self.model = model
-        self.corpus = corpus
-        self.settings = settings
+        self.job = job
+        self.settings = job.settings
         self.folder = folder
+        self.share = share
         self.record = Record()
         self.deadline = math.inf
-        self.carried: State = None
+        self.carried: Any = None
+        self.units = 0  # of the job, in this round, by this process
         self._saved: dict[str, Any] = {}
 
     # where we are
@@ -47,7 +51,7 @@ class Training(lightning.LightningModule):
     @property
     def total_steps(self) -> int:
         """The step at which the run ends if nothing ends it before."""
-        by_epochs = self.settings.epochs * len(self.corpus.training)
+        by_epochs = self.settings.epochs * self.job.steps_per_epoch
         return min(by_epochs, self.settings.steps or by_epochs)
 
     @property
@@ -56,12 +60,16 @@ class Training(lightning.LightningModule):
         patience = self.settings.patience
         return self.record.step >= self.total_steps or bool(patience and self.record.stale >= patience)
 
-    def round(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The chunks from here to the next validation."""
-        every, chunks = self.settings.validate_every, self.corpus.training
+    def round(self) -> Iterator[Batch]:
+        """The batches from here to the next validation."""
+        every = self.settings.validate_every
         start = self.record.step
         end = min((start // every + 1) * every, self.total_steps)
-        return (chunks[step % len(chunks)] for step in range(start, end))
+        return ((step, self.job.batch(step, self.share)) for step in range(start, end))
+
+    def validation(self) -> Iterator[Batch]:
+        """The batches of the validation part."""
+        return enumerate(self.job.validation(self.share))
 
     # training
 
@@ -79,23 +87,29 @@ class Training(lightning.LightningModule):
             _set_random_state(self._saved["random"], self.device)
 
     def on_train_epoch_start(self) -> None:
-        """A round's loss starts from nothing."""
-        self._nats = torch.zeros((), device=self.device)
-        self._characters = 0
+        """A round's figures start from nothing."""
+        self._sums = _Sums(self.device)
+        self.units = 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss on one chunk, from the state that the chunk before it left."""
-        characters, targets = batch  # (T, B), (T, B)
-        if self.record.step % len(self.corpus.training) == 0:
-            self.carried = None  # the streams begin again
-        scores, state = self.model(characters, self.carried)  # (T, B, V)
-        self.carried = detach(state)
-        loss = functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
-        self._nats += loss.detach() * targets.numel()
-        self._characters += targets.numel()
-        return loss
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """The learning rate follows from the step's number, so that it needs no state of its own."""
+        if self.settings.lr_decay == "cosine":
+            rate = self.settings.lr * (1 + math.cos(math.pi * batch[0] / self.total_steps)) / 2
+            for optimizer in self.trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss on one batch, from the state that the batch before it left."""
+        step, content = batch
+        if step % self.job.steps_per_epoch == 0:
+            self.carried = None  # the data begin again
+        sums, self.carried = self.job.sums(self.model, content, self.carried)
+        self._sums.add(sums)
+        self.units += self.job.units(content)
+        return torch.as_tensor(sums["loss"] / sums["terms"])
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Count the step; Lightning validates once more when it is told to stop."""
         self.record.step += 1
         if self.record.step >= self.total_steps or time.monotonic() >= self.deadline:
@@ -104,29 +118,25 @@ class Training(lightning.LightningModule):
     # validation
 
     def on_validation_epoch_start(self) -> None:
-        """The validation text is read from its beginning."""
-        self._validation_state: State = None
-        self._validation_nats = 0.0
-        self._validation_characters = 0
+        """The validation part is read from its beginning."""
+        self._validation_carried: Any = None
+        self._validation_sums = _Sums(self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add up the loss on one chunk."""
-        characters, targets = batch  # (T, B), (T, B)
-        scores, self._validation_state = self.model(characters, self._validation_state)  # (T, B, V)
-        loss = functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
-        self._validation_nats += loss.item()
-        self._validation_characters += targets.numel()
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up the figures of one batch."""
+        sums, self._validation_carried = self.job.sums(self.model, batch[1], self._validation_carried)
+        self._validation_sums.add(sums)
 
     def on_validation_epoch_end(self) -> None:
         """The end of a round: a row, a checkpoint, and the files derived from it."""
-        train = bits_per_character(self._nats.item(), self._characters)
-        validation = bits_per_character(self._validation_nats, self._validation_characters)
-        if not (math.isfinite(train) and math.isfinite(validation)):
+        train = self.job.measured(self._sums.total())
+        validation = self.job.measured(self._validation_sums.total())
+        if not all(math.isfinite(value) for value in (*train.values(), *validation.values())):
             raise ToolError(
                 f"The loss is no longer a finite number at step {self.record.step:,}: the training diverged. Nothing "
                 f"since the last validation was saved. Start again with a lower --lr or a lower --clip."
             )
-        self.record.add(self.record.step / len(self.corpus.training), train, validation)
+        self.record.add(self.record.step / self.job.steps_per_epoch, train, validation, self.job.measures[0])
         self.folder.save(self.save)
         if self.finished:
             self.trainer.should_stop = True
@@ -152,7 +162,7 @@ class Training(lightning.LightningModule):
         """Write what is derived from the checkpoint with these weights: the best model, and metrics.csv."""
         if self.record.stale == 0:
             write_file(folder.model, weights)
-        folder.write_metrics(self.record)
+        write_file(folder.metrics, self.record.to_csv(self.job.measures).encode())
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint; the rest of it is put back when Lightning asks for it."""
@@ -189,22 +199,38 @@ def fit(training: Training, report: lightning.Callback, deadline: float | None) 
             plugins=[LightningEnvironment()],  # one process, whatever cluster this is
         )
         try:
-            trainer.fit(training, Rounds(training), training.corpus.validation)
+            trainer.fit(training, Again(training.round), Again(training.validation))
         except SystemExit as error:  # what Lightning makes of Ctrl-C and of SIGTERM
             raise KeyboardInterrupt from error
 
 
-class Rounds:
-    """What Lightning iterates over, once a round."""
+class Again:
+    """What Lightning iterates over, begun anew each time."""
 
-    def __init__(self, training: Training) -> None:
-        self.training = training
+    def __init__(self, begin: Any) -> None:
+        self.begin = begin
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.training.round()
+    def __iter__(self) -> Iterator[Batch]:
+        return self.begin()
 
 
-def _to(state: State, device: torch.device) -> State:
+class _Sums:
+    """Named sums over batches; they stay on the device until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self.values: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=self.dtype, device=device))
+
+    def add(self, sums: dict[str, Tensor | float]) -> None:
+        for name, value in sums.items():
+            self.values[name] = self.values[name] + torch.as_tensor(value).detach().to(self.device, self.dtype)
+
+    def total(self) -> dict[str, float]:
+        return {name: value.item() for name, value in self.values.items()}
+
+
+def _to(state: Any, device: torch.device) -> Any:
     if isinstance(state, tuple):
         return tuple(part.detach().clone().to(device) for part in state)
     return None if state is None else state.detach().clone().to(device)

@@ -1,17 +1,12 @@
-"""The character model: embedding, recurrent layers, linear head; and its weights as a file."""
+"""The text model: embedding, recurrent layers, linear head."""
 
 from __future__ import annotations
 
-import math
-
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from torchrnn import GRU, LSTM, RNN
-from torchrnn.tools.runs.errors import ToolError
-from torchrnn.tools.runs.settings import Settings
 from torchrnn.tools.text.corpus import UNKNOWN
+from torchrnn.tools.text.settings import TextSettings
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
@@ -36,7 +31,7 @@ class CharModel(nn.Module):
         self.head = nn.Linear(hidden_size, vocabulary_size)
 
     @classmethod
-    def of(cls, settings: Settings, vocabulary_size: int) -> CharModel:
+    def of(cls, settings: TextSettings, vocabulary_size: int) -> CharModel:
         """The model of a run, with fresh weights."""
         return cls(
             vocabulary_size,
@@ -59,26 +54,3 @@ def detach(state: State) -> State:
     if isinstance(state, tuple):
         return tuple(part.detach() for part in state)
     return None if state is None else state.detach()
-
-
-def bits_per_character(nats: float, characters: int) -> float:
-    """The mean negative log-likelihood of a character in bits, from its sum in nats."""
-    return nats / characters / math.log(2)
-
-
-def weights_to_bytes(model: CharModel, metadata: dict[str, str] | None = None) -> bytes:
-    """The weights as a safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata)
-
-
-def load_weights(model: CharModel, data: bytes, source: object) -> None:
-    """Fill the model from a safetensors file; `source` is named if that fails."""
-    try:
-        model.load_state_dict(safetensors.torch.load(data))
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ToolError(
-            f"{source} does not hold the weights of this model: it is damaged, or config.toml beside it was changed "
-            f"({reason}). Bring back the file from a copy, or train again with --overwrite."
-        ) from error

@@ -7,30 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrnn.tools.runs.errors import ToolError, UsageError
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.weights import load_best
 from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
-from torchrnn.tools.text.model import CharModel, load_weights
+from torchrnn.tools.text.job import TextJob
+from torchrnn.tools.text.model import CharModel
 
 
 def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
     """The best model of a run, ready to be called, and its vocabulary."""
     folder = RunFolder(run)
     config = folder.read_config("RUN")
-    path = folder.whereabouts(folder.model)
-    if not path.is_file():
-        raise ToolError(
-            f"RUN {run} has no model yet: {folder.model.name} is written at the first validation. Train it further: "
-            f"torchrnn train --resume --run {run}."
-        )
-    try:
-        weights = path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"{folder.model} could not be read: {error.strerror}.") from error
-    vocabulary = Vocabulary(config.characters)
-    model = CharModel.of(config.settings, len(vocabulary))
-    load_weights(model, weights, folder.model)
-    return model.eval(), vocabulary
+    if config.job != "text":
+        raise UsageError(f"RUN {run} holds a run of `torchrnn {config.job}`, which writes no text.")
+    model = TextJob.build(config.settings, config.data)  # pyright: ignore[reportArgumentType]
+    load_best(model, folder, config.job)
+    return model, Vocabulary(config.data["characters"])
 
 
 @torch.inference_mode()
