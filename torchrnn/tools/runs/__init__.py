@@ -1,0 +1,1 @@
+"""A run, whatever it is about: settings, training, checkpoints, the run folder, what is shown."""
