@@ -21,6 +21,7 @@ class Groups:
     lengths: np.ndarray  # (R,)
     rows: np.ndarray  # (R,) where each begins
     names: pl.Series  # (R,)
+    order: np.ndarray  # (N,) the row of each step in the file, from 0
     labels: pl.Series  # (R,), or (N,) one a step; empty when they are not read
 
 
@@ -59,7 +60,7 @@ def group(table: Table, settings: ClassifySettings, tagging: bool, labelled: boo
         else:
             _check_constant(table, settings, names, labels, of, first)
             labels = labels.gather(first)
-    return Groups(numbers, np.bincount(of), first + 1, names.gather(first), labels)
+    return Groups(numbers, np.bincount(of), first + 1, names.gather(first), order, labels)
 
 
 def _times(table: Table, name: str) -> np.ndarray:

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from torchrnn.tools.classify import split, tokens
-from torchrnn.tools.classify.reading import Block, Reader
+from torchrnn.tools.classify.reading import Block
 from torchrnn.tools.classify.settings import ClassifySettings
 from torchrnn.tools.classify.survey import Source
 from torchrnn.tools.classify.tokens import Vocabulary
-from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.runs.errors import ToolError, UsageError
 from torchrnn.tools.tables.table import quoted
 
 SEVERAL = 0.5  # more different labels than this share of the rows are no classes
@@ -51,10 +51,23 @@ class Learned:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Learned:
-        """From config.toml."""
-        if "vocabulary" in data:
-            return cls(data["labels"], Vocabulary(data["vocabulary"], data["single"]))
-        return cls(data["labels"], None, np.array(data["mean"], dtype=float), np.array(data["deviation"], dtype=float))
+        """From config.toml, or ToolError if it was changed."""
+        try:
+            labels = _strings(data["labels"])
+            if "vocabulary" in data:
+                return cls(labels, Vocabulary(_strings(data["vocabulary"]), bool(data["single"])))
+            return cls(labels, None, np.array(data["mean"], dtype=float), np.array(data["deviation"], dtype=float))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ToolError(
+                f"config.toml of the run is damaged or was changed by hand: [data] {error}. Bring it back from a copy, or "
+                f"start the run again with --overwrite."
+            ) from error
+
+
+def _strings(value: Any) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
+        raise TypeError(f"must hold lists of strings, got {quoted(value)}")
+    return value
 
 
 @dataclass
@@ -146,14 +159,4 @@ def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
         raise UsageError(
             f"--label {name!r}: {path}: {len(labels):,} different labels in {total:,} rows to train on, such as "
             f"{quoted(labels[0])} and {quoted(labels[1])}. Expected classes that several rows share: name another column."
-        )
-
-
-def reader_like(source: Reader, learned: Learned) -> None:
-    """UsageError if a table holds another kind of sequence than the model was trained on."""
-    single = learned.vocabulary is not None and learned.vocabulary.single
-    if single and source.lists:
-        raise UsageError(
-            f"{source.option} {source.inputs[0]!r}: {source.table.path}: the column holds lists, and the model was trained "
-            f"on text by {source.settings.tokens}. Give text."
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrnn import GRU, LSTM, RNN
+from torchrnn.tools.classify.learned import Learned
 from torchrnn.tools.classify.settings import ClassifySettings
 from torchrnn.tools.classify.tokens import UNKNOWN
 
@@ -35,6 +36,12 @@ class Classifier(nn.Module):
         )
         self.dropout = nn.Dropout(settings.dropout)
         self.head = nn.Linear(settings.hidden_size * (1 + settings.bidirectional), classes)
+
+    @classmethod
+    def of(cls, settings: ClassifySettings, learned: Learned, tagging: bool) -> Classifier:
+        """The model of a run, with fresh weights."""
+        vocabulary = len(learned.vocabulary) if learned.vocabulary else 0
+        return cls(settings, len(learned.labels), vocabulary, len(learned.mean), tagging)
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (T, B) or numbers (T, B, I) with lengths (B,) to scores (B, C), with tagging (T, B, C)."""

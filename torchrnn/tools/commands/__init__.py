@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from torchrnn.tools.commands.classify import classify
 from torchrnn.tools.commands.common import explained
 from torchrnn.tools.commands.evaluate import evaluate
+from torchrnn.tools.commands.predict import predict
 from torchrnn.tools.commands.shapes import shapes
 from torchrnn.tools.commands.text import sample, text
 
@@ -45,6 +47,8 @@ def _shapes(**given: Any) -> None:
 EXAMPLES = {
     text: "torchrnn text book.txt --run runs/book --time-limit 10m",
     sample: 'torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500',
+    classify: "torchrnn classify names.csv --text name --label language",
+    predict: "torchrnn predict runs/names new-names.csv --out answers.csv",
     evaluate: "torchrnn evaluate runs/book another-book.txt",
     _shapes: "torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10",
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.runs.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,13 +128,13 @@ class Job(ABC):
         """What a batch adds to the figures, and the state to carry to the next batch or None.
 
         "loss" (a sum over terms, with its gradient) and "terms" (of how many) are among the sums; the rest is what
-        `measured` needs. For training and for validation; `model.training` tells which. `carried` is None at the
+        `measured` needs: numbers, or Tensors of one number a class, which it gets as lists. For training and for validation; `model.training` tells which. `carried` is None at the
         beginning of an epoch and of a validation, else what the batch before gave: a Tensor or a tuple of Tensors with
         the rows of the batch at dimension 1, as torch.nn's states. Its gradient ends here.
         """
 
     @abstractmethod
-    def measured(self, sums: dict[str, float]) -> dict[str, float]:
+    def measured(self, sums: dict[str, Any]) -> dict[str, float]:
         """The measures by column, from the sums over many batches of all processes."""
 
     # what comes after training
@@ -149,6 +150,16 @@ class Job(ABC):
     @abstractmethod
     def evaluate(cls, model: nn.Module, files: Sequence[Path], settings: Any, data: dict[str, Any]) -> str:
         """`torchrnn evaluate RUN FILE`: the figures of a trained model on other data, as they are printed."""
+
+    @classmethod
+    def predict(
+        cls, model: nn.Module, file: Path, settings: Any, data: dict[str, Any], out: Path | None, top: int
+    ) -> str:
+        """`torchrnn predict RUN FILE`: predictions into `out`, or None: as the text that is returned.
+
+        `top` is how many of the likeliest answers are wanted, where there are such.
+        """
+        raise UsageError(f"A run of `torchrnn {cls.name}` predicts no rows of a table.")
 
 
 def job_named(name: str) -> type[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +67,18 @@ def train(request: Request, console: Console) -> str:
 
 def evaluate(run: Path, files: Sequence[Path]) -> str:
     """The figures of a run's best model on other data, as they are printed."""
+    return _use(run, lambda config, model: config.job_class.evaluate(model, files, config.settings, config.data))
+
+
+def predict(run: Path, file: Path, out: Path | None, top: int) -> str:
+    """What a run's best model says of the rows of a file: into `out`, or the text of it."""
+    return _use(
+        run, lambda config, model: config.job_class.predict(model, file, config.settings, config.data, out, top)
+    )
+
+
+def _use(run: Path, task: Callable[[Config, Any], str]) -> str:
+    """What `task` makes of a run and its best model."""
     from torchrnn.tools.runs.weights import load_best
 
     folder = RunFolder(run)
@@ -75,7 +87,7 @@ def evaluate(run: Path, files: Sequence[Path]) -> str:
         with explain_memory():
             torch.set_num_threads(min(config.settings.threads, default_threads()))
             model = load_best(config.job_class.build(config.settings, config.data), folder, config.job)
-            return config.job_class.evaluate(model, files, config.settings, config.data)
+            return task(config, model)
     except Mishap as mishap:
         raise ToolError(f"{mishap} Then give the command again.") from mishap
 

@@ -226,8 +226,8 @@ class _Sums:
         for name, value in sums.items():
             self.values[name] = self.values[name] + torch.as_tensor(value).detach().to(self.device, self.dtype)
 
-    def total(self) -> dict[str, float]:
-        return {name: value.item() for name, value in self.values.items()}
+    def total(self) -> dict[str, Any]:
+        return {name: value.tolist() for name, value in self.values.items()}
 
 
 def _to(state: Any, device: torch.device) -> Any:
