@@ -12,7 +12,7 @@ import polars as pl
 from torchrnn.tools.classify import split
 from torchrnn.tools.classify.encoded import Batch, Encoded, joined
 from torchrnn.tools.classify.learned import Learned
-from torchrnn.tools.classify.order import Order, Places
+from torchrnn.tools.classify.order import Order
 from torchrnn.tools.classify.reading import Block
 from torchrnn.tools.classify.settings import ClassifySettings
 from torchrnn.tools.classify.survey import Source
@@ -34,16 +34,20 @@ class Part:
         self.lengths = [_lengths(source, index, part) for source, index in self.blocks]
         self.count = sum(map(len, self.lengths))
         self._held: OrderedDict[int, Encoded] = OrderedDict()
-        self.streamed = self._estimate() > budget
+        self.streamed = sum(map(self._bytes, self.lengths)) > budget
         if not self.streamed and self.blocks:
             whole = joined([self._read(*block) for block in self.blocks])
             self.lengths, self._held[0] = [whole.lengths], whole
 
-    def _estimate(self) -> int:
+    def _bytes(self, lengths: np.ndarray) -> int:
         width = 1 if self.learned.vocabulary else len(self.learned.mean)
-        steps = sum(int(lengths.sum()) for lengths in self.lengths)
-        tagging = any(source.reader.tagging for source in self.sources)
-        return 4 * steps * (width + tagging) + 20 * self.count
+        return 4 * int(lengths.sum()) * (width + self.sources[0].reader.tagging) + 20 * len(lengths)
+
+    @property
+    def together(self) -> int:
+        """How many groups may be mixed: half of those that the budget holds, since a batch may lie in two mixtures."""
+        largest = max((self._bytes(lengths) for lengths in self.lengths), default=1)
+        return max(1, min(self.budget // max(largest, 1) // 2, len(self.lengths)))
 
     def group(self, index: int) -> Encoded:
         """The sequences of a group; of a part that is streamed, as many groups are held as the budget allows."""
@@ -103,7 +107,8 @@ class Data:
         # each part its share of the memory, by its number of sequences
         self._budgets = [budget * size // max(sum(sizes), 1) for size in sizes]
         self._parts: dict[int, Part] = {}
-        self.order = Order(self.part(split.TRAINING).lengths, settings.batch_size, settings.seed)
+        training = self.part(split.TRAINING)
+        self.order = Order(training.lengths, settings.batch_size, settings.seed, training.together)
 
     def part(self, part: int) -> Part:
         """A part; what it holds is read when it is first asked for."""

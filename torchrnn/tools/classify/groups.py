@@ -83,8 +83,8 @@ def _whole(table: Table, values: pl.Series, series: pl.Series) -> np.ndarray:
     if len(lost):
         row = int(lost[0])
         raise UsageError(
-            f"{table.where(row + 1)}, column {series.name!r}: --time needs a number or a time such as 2026-01-31 17:00, "
-            f"found {quoted(series[row])}. Correct it or leave the row out."
+            f"{table.where(row + 1)}, column {series.name!r}: --time needs a number or a time such as 2026-01-31 "
+            f"17:00, found {quoted(series[row])}. Correct it or leave the row out."
         )
     return values.to_numpy()
 
@@ -98,6 +98,6 @@ def _check_constant(
         begin = int(first[of[row]])
         raise UsageError(
             f"{table.where(row + 1)}, column {settings.label!r}: sequence {quoted(names[row])} has the label "
-            f"{quoted(labels[begin])} in row {begin + 1:,} and {quoted(labels[row])} here. Expected one label a sequence; "
-            f"for one a step give --tagging."
+            f"{quoted(labels[begin])} in row {begin + 1:,} and {quoted(labels[row])} here. Expected one label a "
+            f"sequence; for one a step give --tagging."
         )

@@ -1,4 +1,4 @@
-"""Classification as a job: batches in an order that follows from the seed, the loss, the figures, the test at the end."""
+"""Classification as a job: its batches, its loss, its figures, and the test at the end."""
 
 from __future__ import annotations
 

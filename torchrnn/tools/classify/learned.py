@@ -59,8 +59,8 @@ class Learned:
             return cls(labels, None, np.array(data["mean"], dtype=float), np.array(data["deviation"], dtype=float))
         except (KeyError, TypeError, ValueError) as error:
             raise ToolError(
-                f"config.toml of the run is damaged or was changed by hand: [data] {error}. Bring it back from a copy, or "
-                f"start the run again with --overwrite."
+                f"config.toml of the run is damaged or was changed by hand: [data] {error}. Bring it back from a copy, "
+                f"or start the run again with --overwrite."
             ) from error
 
 
@@ -131,7 +131,7 @@ def _count(counts: Counts, source: Source, block: Block, index: int) -> None:
                 row = np.searchsorted(np.cumsum(block.lengths), place, side="right") if source.reader.tagging else place
                 counts.first[label] = source.table.where(int(block.rows[row]))
         steps = np.flatnonzero(of_steps == part)
-        if source.reader.numeric:
+        if isinstance(block.flat, np.ndarray) and source.reader.numeric:
             if part == split.TRAINING:
                 counts.add(block.flat[steps])
         else:
@@ -158,5 +158,6 @@ def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
     if not source.reader.tagging and len(labels) > SEVERAL * total:
         raise UsageError(
             f"--label {name!r}: {path}: {len(labels):,} different labels in {total:,} rows to train on, such as "
-            f"{quoted(labels[0])} and {quoted(labels[1])}. Expected classes that several rows share: name another column."
+            f"{quoted(labels[0])} and {quoted(labels[1])}. Expected classes that several rows share: "
+            f"name another column."
         )

@@ -15,7 +15,6 @@ from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import Table
 from torchrnn.tools.tables.table import described, quoted
 
-
 NONE = pl.Series("label", [], dtype=pl.String)
 
 
@@ -54,9 +53,9 @@ class Reader:
     def _check_inputs(self) -> None:
         for name in self.inputs:
             dtype = self.table.columns[name]
-            inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None  # type: ignore[union-attr]
+            inner = getattr(dtype, "inner", None)  # of a list
             if self.numeric and not self.settings.sequence:
-                good = inner is not None and pl.DataType.is_numeric(inner)
+                good = inner is not None and inner.is_numeric()
                 expected = (
                     "a list of numbers in each row (JSON lines, Parquet), or --sequence COLUMN where each row is a step"
                 )
@@ -67,7 +66,8 @@ class Reader:
                 expected = "text or lists of tokens; for numbers there is --steps-columns"
             if not good:
                 raise UsageError(
-                    f"{self.option} {name!r}: {self.table.path}: the column holds {described(dtype)}, expected {expected}."
+                    f"{self.option} {name!r}: {self.table.path}: the column holds {described(dtype)}, "
+                    f"expected {expected}."
                 )
 
     @property
@@ -115,8 +115,8 @@ class Reader:
         if len(wrong):
             row = int(wrong[0])
             raise UsageError(
-                f"{self.table.where(before + row + 1)}, column {name!r}: the lists of a row must be of one length, found "
-                f"{lengths[row]} values where {self.inputs[0]!r} has {first[row]}. Correct one of them."
+                f"{self.table.where(before + row + 1)}, column {name!r}: the lists of a row must be of one length, "
+                f"found {lengths[row]} values where {self.inputs[0]!r} has {first[row]}. Correct one of them."
             )
 
     def _labels(self, series: pl.Series, lengths: np.ndarray, before: int) -> pl.Series:
@@ -152,8 +152,8 @@ class Reader:
             place = int(np.flatnonzero(names.is_null().to_numpy())[0])
             row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
             raise UsageError(
-                f"{self.table.where(before + row + 1)}, column {names.name!r}: label {place - lengths[:row].sum() + 1} of "
-                f"the list is empty. Fill it in or leave the row out."
+                f"{self.table.where(before + row + 1)}, column {names.name!r}: label {place - lengths[:row].sum() + 1} "
+                f"of the list is empty. Fill it in or leave the row out."
             )
         return names
 
@@ -177,4 +177,6 @@ def label_names(series: pl.Series, table: Table | None, before: int) -> pl.Serie
         return series.cast(pl.Int64).cast(pl.String)
     if dtype.is_integer() or dtype in (pl.Boolean, pl.Null):
         return series.cast(pl.String)
-    raise UsageError(f"--label {series.name!r}: expected text, whole numbers or truth values, found {described(dtype)}.")
+    raise UsageError(
+        f"--label {series.name!r}: expected text, whole numbers or truth values, found {described(dtype)}."
+    )

@@ -78,4 +78,6 @@ class ClassifySettings(Settings):
                 f"--label {self.label!r} is also read by the model, which would then only copy it. Name another column."
             )
         if self.split and (self.validation_file or self.test_file):
-            raise UsageError("--split says which row is in which part, and --validation-file, --test-file do too: give one.")
+            raise UsageError(
+                "--split says which row is in which part, and --validation-file, --test-file do too: give one."
+            )

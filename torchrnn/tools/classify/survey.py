@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +51,17 @@ def sources(files: Sequence[Path], settings: ClassifySettings) -> list[Source]:
             other = survey(table, settings)
             other.parts[other.parts != split.LEFT_OUT] = part
             if (other.reader.lists, other.reader.tagging) != (main.reader.lists, main.reader.tagging):
-                raise UsageError(f"{table.path} must have columns of the same kinds as {main.table.path}: lists or text.")
+                raise UsageError(
+                    f"{table.path} must have columns of the same kinds as {main.table.path}: lists or text."
+                )
             found.append(other)
     _divide(main, settings)
     for part, repair in ((split.TRAINING, "--split"), (split.VALIDATION, "--validation or --validation-file")):
         if not any((source.parts == part).any() for source in found):
             rows = len(main.parts) - main.left_out
             raise UsageError(
-                f"{main.table.path}: of {rows:,} rows none is in the {split.PARTS[part]} part. Give more rows, or another "
-                f"{repair}."
+                f"{main.table.path}: of {rows:,} rows none is in the {split.PARTS[part]} part. Give more rows, or "
+                f"another {repair}."
             )
     return found
 
@@ -85,7 +87,9 @@ def survey(table: Table, settings: ClassifySettings) -> Source:
         missing = _missing(block.labels, block.lengths, reader.tagging)
         bad = missing | (block.lengths == 0)
         if bad.any() and not settings.skip_incomplete:
-            raise UsageError(_incomplete(reader, int(block.rows[bad.argmax()]), bool(missing[bad.argmax()]), int(bad.sum())))
+            raise UsageError(
+                _incomplete(reader, int(block.rows[bad.argmax()]), bool(missing[bad.argmax()]), int(bad.sum()))
+            )
         codes.append(np.zeros(len(bad), dtype=np.int32) if reader.tagging else _codes(block.labels, known))
         lengths.append(block.lengths)
         rows.append(block.rows)
@@ -118,6 +122,6 @@ def _incomplete(reader: Reader, row: int, missing: bool, count: int) -> str:
     else:
         column, what = reader.inputs[0], "the sequence is empty"
     return (
-        f"{reader.table.where(row)}, column {column!r}: {what}. Fill it in, or give --skip-incomplete to leave out such "
-        f"rows (in this part of the file: {count:,})."
+        f"{reader.table.where(row)}, column {column!r}: {what}. Fill it in, or give --skip-incomplete to leave out "
+        f"such rows (in this part of the file: {count:,})."
     )

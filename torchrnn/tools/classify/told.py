@@ -28,7 +28,9 @@ def understood(data: Data, counts: Counts) -> list[str]:
         lines.append(f"data: {source.table.path}: {len(source.parts):,} sequences{what}{left}")
     lines += [_inputs(data, counts), _labels(data, counts), _lengths(data), _parts(data, counts), _first(data)]
     if any(data.part(part).streamed for part in (split.TRAINING, split.VALIDATION)):
-        lines.append(f"memory: more than --memory {data.settings.memory} MiB, so it is read block by block in every epoch")
+        lines.append(
+            f"memory: more than --memory {data.settings.memory} MiB, so it is read block by block in every epoch"
+        )
     return lines
 
 
@@ -41,7 +43,8 @@ def _inputs(data: Data, counts: Counts) -> str:
     kind = "elements of lists" if reader.lists else data.settings.tokens
     unknown = sum((counts.unknown(learned.vocabulary, part) for part in (1, 2)), start=type(counts.tokens[0])())
     rare = sum(counts.unknown(learned.vocabulary, split.TRAINING).values())
-    line = f"input: column {reader.inputs[0]!r} by {kind}, {len(learned.vocabulary.tokens):,} different in the training part"
+    known = len(learned.vocabulary.tokens)
+    line = f"input: column {reader.inputs[0]!r} by {kind}, {known:,} different in the training part"
     if rare:
         line += f" (the most frequent; {rare:,} others there are <unknown>)"
     if not unknown:
@@ -124,8 +127,8 @@ def results(
 def figures(what: str, measured: dict[str, float], matrix: np.ndarray, labels: list[str]) -> list[str]:
     """The measures, and a line a class."""
     first = (
-        f"{what}: accuracy {measured['accuracy']:.4f}, macro F1 {measured['macro_f1']:.4f}, {measured['loss']:.4f} nats a "
-        f"label, {int(matrix.sum()):,} labels"
+        f"{what}: accuracy {measured['accuracy']:.4f}, macro F1 {measured['macro_f1']:.4f}, {measured['loss']:.4f} "
+        f"nats a label, {int(matrix.sum()):,} labels"
     )
     return [first, *report_lines(scores.report(matrix, labels))]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchrnn.tools.classify.data import encode
-from torchrnn.tools.classify.encoded import Batch, Encoded
+from torchrnn.tools.classify.encoded import IGNORED, Batch, Encoded
 from torchrnn.tools.classify.learned import Learned
 from torchrnn.tools.classify.reading import Block, Reader
 from torchrnn.tools.classify.settings import ClassifySettings
@@ -43,13 +43,14 @@ def batches(path: Path, settings: ClassifySettings, learned: Learned, tagging: b
 def _check_kind(reader: Reader, learned: Learned, tagging: bool) -> None:
     if learned.vocabulary and learned.vocabulary.single and reader.lists:
         raise UsageError(
-            f"--text {reader.inputs[0]!r}: {reader.table.path}: the column holds lists, and the model was trained on text "
-            f"by {reader.settings.tokens}. Give text."
+            f"--text {reader.inputs[0]!r}: {reader.table.path}: the column holds lists, and the model was trained on "
+            f"text by {reader.settings.tokens}. Give text."
         )
     if reader.labelled and reader.tagging != tagging:
         raise UsageError(
             f"--label {reader.settings.label!r}: {reader.table.path}: the model was trained on "
-            f"{'a label for each step' if tagging else 'one label a row'}, and the column has the other. Give such labels."
+            f"{'a label for each step' if tagging else 'one label a row'}, and the column has the other. "
+            f"Give such labels."
         )
 
 
@@ -117,8 +118,9 @@ def _answers(
             with torch.inference_mode():
                 found = model(values.to(device), steps).softmax(-1).topk(top)
             if tagging:
-                valid = (wanted != -100).T  # (B, T): the steps of a sequence one after another
-                places = np.concatenate([np.arange(n) + begin for begin, n in zip(encoded.starts[rows], part.lengths)])
+                valid = (wanted != IGNORED).T  # (B, T): the steps of a sequence one after another
+                spans = zip(encoded.starts[rows], part.lengths, strict=True)
+                places = np.concatenate([np.arange(begin, begin + n) for begin, n in spans])
                 said[places] = found.indices.cpu().transpose(0, 1)[valid].numpy()
                 how_likely[places] = found.values.cpu().transpose(0, 1)[valid].numpy()
             else:

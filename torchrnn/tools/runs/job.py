@@ -128,9 +128,10 @@ class Job(ABC):
         """What a batch adds to the figures, and the state to carry to the next batch or None.
 
         "loss" (a sum over terms, with its gradient) and "terms" (of how many) are among the sums; the rest is what
-        `measured` needs: numbers, or Tensors of one number a class, which it gets as lists. For training and for validation; `model.training` tells which. `carried` is None at the
-        beginning of an epoch and of a validation, else what the batch before gave: a Tensor or a tuple of Tensors with
-        the rows of the batch at dimension 1, as torch.nn's states. Its gradient ends here.
+        `measured` needs: numbers, or Tensors of any shape, always the same one by name, which it gets as lists. For
+        training and for validation; `model.training` tells which. `carried` is None at the beginning of an epoch and
+        of a validation, else what the batch before gave: a Tensor or a tuple of Tensors with the rows of the batch at
+        dimension 1, as torch.nn's states. Its gradient ends here.
         """
 
     @abstractmethod

@@ -209,9 +209,7 @@ def _conclusion(request: Request, training: Any) -> list[str]:
         end = f"no better one since, for {record.stale} validations"
     else:
         end = f"the time limit ended it; go on with: {request.again}"
-    figures = ", ".join(
-        f"{measure.told(best[f'validation_{measure.column}'])} {measure.title}" for measure in measures
-    )
+    figures = ", ".join(f"{measure.told(best[f'validation_{measure.column}'])} {measure.title}" for measure in measures)
     return [
         f"validation: {figures} at step {best['step']:,} of {record.step:,} ({end})",
         f"model:      {folder.model}",
