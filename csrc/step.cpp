@@ -58,6 +58,7 @@ struct Step {
     steps.one(states[0].size(0));
     expect(x, {steps.B, x.size(-1)}, "the input");
     for (const Tensor& t : states) expect(t, {steps.B, states[0].size(1)}, "a state");
+    STD_TORCH_CHECK(x.numel() && states[0].numel(), "step takes no empty tensor");
   }
 
   template <class T>

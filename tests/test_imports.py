@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "state": {"check", "check_steps"},
     "layer": {
         "activation",
+        "backends",  # the short way of ordinary calls
         "cell",
         "call",
         "check",
@@ -45,7 +46,7 @@ MAY_IMPORT = {
         "sequence",
         "stack",
     },
-    "step": {"activation", "cell", "call", "check", "check_states", "lazy"},
+    "step": {"activation", "backends", "cell", "call", "check", "check_states", "lazy"},
     "arguments": {"check"},
     "parameters": set(),
     "lazy": set(),

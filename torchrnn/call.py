@@ -78,6 +78,7 @@ def choose(call: Call) -> ModuleType:
 
 TRANSFORMED = "a torch.func transform is active"
 _innermost_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_tracing, _autocast = torch._C._get_tracing_state, torch._C._is_any_autocast_enabled
 
 
 def transform() -> str | None:
@@ -87,6 +88,18 @@ def transform() -> str | None:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     return None
+
+
+def surrounded() -> bool:
+    """Whether something is active around a call that decides how it runs: a graph, a transform, `use`."""
+    return (
+        torch.compiler.is_compiling()
+        or _forced.get() is not None
+        or _tracing() is not None
+        or _autocast()
+        or _innermost_transform() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def as_one_node(module: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:

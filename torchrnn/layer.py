@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torchrnn import activation as activations
 from torchrnn import arguments, check, check_states, init, lazy, parameters, sequence, stack
 from torchrnn.activation import PLAIN, Options
+from torchrnn.backends import quick
 from torchrnn.call import Call, as_one_node, choose, no_script
 from torchrnn.cell import Cell
 
@@ -204,7 +205,12 @@ class Recurrent(nn.Module):
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
             TypeError: an argument has the wrong type.
         """
-        if isinstance(input, Proxy):
+        if type(input) is Tensor:
+            if lengths is mask is reset is None and reset_to == "zero" and not (return_all or self._beyond):
+                results = quick.layers(self, input, hx)
+                if results is not None:
+                    return results
+        elif isinstance(input, Proxy):
             said = sequence.Said(lengths, mask, reset, reset_to)._asdict()
             default = sequence.Said._field_defaults
             given = {k: v for k, v in said.items() if v is not default[k]}

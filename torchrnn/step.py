@@ -12,6 +12,7 @@ from torch.fx import Proxy
 from torchrnn import activation as activations
 from torchrnn import check, check_states, lazy
 from torchrnn.activation import PLAIN, Options
+from torchrnn.backends import quick
 from torchrnn.call import Call, as_one_node, choose, no_script
 from torchrnn.cell import Cell
 
@@ -109,7 +110,11 @@ class RecurrentCell(nn.Module):
             check.ArgumentError: a tensor has the wrong shape, dtype or device.
             TypeError: an argument has the wrong type.
         """
-        if isinstance(input, Proxy):
+        if type(input) is Tensor:
+            states = quick.one_step(self, input, hx)
+            if states is not None:
+                return states
+        elif isinstance(input, Proxy):
             return as_one_node(self, input, hx)
         call, unbatched = self.request(input, hx)
         states = choose(call).run(call)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -195,15 +196,28 @@ def _stack(call: Call) -> Sequence[Tensor]:
         flags += PLANNED
     if options is not PLAIN:
         flags += ACTIVATION[options.function] << 8
-    if torch.is_grad_enabled() and (
-        x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
-    ):
+    if _wants_gradients(x, states, weights):
         # the call itself would hold tensors past the hooks of saved tensors
         form = call.cell, flags + TRAINING, options, call.steps, call.one_step
         return _apply(form, numbers, x, *states, *weights)
     if call.all_states and _keeps_gates(call):
         flags += TRAINING
     return operators.stack(NUMBERS[call.cell], x, states, weights, numbers, flags, options.limit)
+
+
+def _wants_gradients(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
+
+
+def plain_stack(
+    cell: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Any], flags: int
+) -> Sequence[Tensor]:
+    """Output and final states of layers without options over a dense batch (T, B, I)."""
+    if _wants_gradients(x, states, weights):
+        return _apply((cell, flags + TRAINING, PLAIN, None, False), None, x, *states, *weights)
+    return operators.stack(NUMBERS[cell], x, states, weights, None, flags, math.inf)
 
 
 class _Stack(torch.autograd.Function):

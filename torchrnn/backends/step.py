@@ -23,6 +23,13 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     h, c = states[0], states[-1]
     if not bias:
         b_ih = b_hh = w_ih  # in the place of what is not there
+    h, c = of_two_states(call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
+    return h, ((h,) if c is None else (h, c))
+
+
+def of_two_states(cell: Cell, bias: bool, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Any:
+    """The new states, the second None if the cell has one: then it takes its only one twice."""
+    w_ih, w_hh, b_ih, b_hh = weights
     if torch.is_grad_enabled() and (
         x.requires_grad
         or h.requires_grad
@@ -32,10 +39,8 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
         or b_ih.requires_grad
         or b_hh.requires_grad
     ):
-        h, c = _apply_step(call.cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
-    else:
-        h, c, _ = operators.step(NUMBERS[call.cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)
-    return h, ((h,) if c is None else (h, c))
+        return _apply_step(cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
+    return operators.step(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)[:2]
 
 
 def pack(call: Call, states: tuple[Tensor, Tensor], weights: Sequence[Any]) -> Tensor:
