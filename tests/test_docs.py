@@ -1,9 +1,11 @@
-"""Every Python block of the docs, the README and the docstrings runs, and prints what the block after it says."""
+"""Every Python block of the docs, the README and the docstrings runs, prints what the block after it says, and makes the pictures
+that the page shows."""
 
 import ast
 import io
 import re
 import warnings
+import xml.etree.ElementTree as ElementTree
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from sybil.document import PythonDocStringDocument
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
+import docs.pictures
 import torchrnn
 from torchrnn.cell import CELLS
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MODULES = sorted(ROOT.glob("torchrnn/**/*.py"))
 
 
@@ -68,6 +71,11 @@ def test_page(path):
     document.namespace["__name__"] = name(path)
     for example in document.examples():
         example.evaluate()
+    for shown, content in docs.pictures.collect(document.text, document.namespace).items():
+        if shown.endswith("svg"):
+            ElementTree.fromstring(content)
+        else:
+            assert content.startswith(b"\x89PNG"), shown
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

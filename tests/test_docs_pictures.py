@@ -1,24 +1,28 @@
-"""The pictures of the documentation are those that its code makes, and the page shows all of them."""
+"""The docs build makes each page's pictures from its code, the same every time (tests/test_docs.py looks at all of them)."""
 
+import posixpath
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import docs.pictures
 
-PAGE = Path(__file__).parent.parent / "docs" / docs.pictures.PAGE
+PAGES = docs.pictures.pages(Path(__file__).parent.parent / "docs")
 
 
-def test_every_picture_is_made_by_the_page():
-    text = PAGE.read_text(encoding="utf-8")
-    made = docs.pictures.make(text)
+def test_pictures_are_the_same_every_time():
+    text = PAGES["seeing.md"]
+    made, again = docs.pictures.make(text, "seeing.md"), docs.pictures.make(text, "seeing.md")
     assert set(made) == set(re.findall(r"pictures/\w+\.\w+", text))
     assert len(made) == 8
-    for name, content in made.items():
-        if name.endswith("svg"):
-            ElementTree.fromstring(content)
-        else:
-            assert content.startswith(b"\x89PNG")
-    svgs = {name: content for name, content in made.items() if name.endswith("svg")}
-    again = docs.pictures.make(text)
-    assert {name: again[name] for name in svgs} == svgs  # the same every time
+    svgs = {name for name in made if name.endswith("svg")}
+    assert {name: made[name] for name in svgs} == {name: again[name] for name in svgs}
+
+
+def test_no_two_pages_make_one_picture():
+    shown = [
+        posixpath.join(posixpath.dirname(page), name)
+        for page, text in PAGES.items()
+        for name in set(re.findall(r"pictures/\w+\.\w+", text))
+    ]
+    assert len(shown) > len(PAGES) > 1
+    assert len(shown) == len(set(shown))
