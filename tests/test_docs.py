@@ -1,5 +1,4 @@
-"""Every Python block of the docs, the README and the docstrings runs, prints what the block after it says, and makes the pictures
-that the page shows."""
+"""Every Python block of the docs, the README and the docstrings runs, prints what is said, and makes the pictures shown."""
 
 import ast
 import io

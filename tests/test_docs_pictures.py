@@ -1,4 +1,4 @@
-"""The docs build makes each page's pictures from its code, the same every time (tests/test_docs.py looks at all of them)."""
+"""The build makes a page's pictures from its code, the same every time (tests/test_docs.py looks at all of them)."""
 
 import posixpath
 import re
