@@ -1,4 +1,4 @@
-"""Every Python block of the docs, the README and the docstrings runs, prints what is said, and makes the pictures shown."""
+"""Every Python block of the docs, README and docstrings runs, prints what is said, and makes the pictures shown."""
 
 import ast
 import io
