@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 Option = typer.Option
 
 # the options of every run, in the order in which a command takes them; the defaults are those of the job's settings
-Run = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of FILE>")]
+# torchrun takes --run for the beginning of an option of its own, so there is another name
+Run = Annotated[
+    Path | None,
+    Option("--run", "--run-folder", metavar="DIR", help="The run folder.", show_default="runs/<name of FILE>"),
+]
 Resume = Annotated[bool, Option("--resume", help="Go on with the run in the folder, exactly.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the run in the folder.")]
 TimeLimit = Annotated[
@@ -67,7 +71,9 @@ def start(
         given=settings,
         command=shlex.join(["torchrnn", *sys.argv[1:]]),
     )
-    typer.echo(train(request, Console(stderr=True)))
+    result = train(request, Console(stderr=True))
+    if result:
+        typer.echo(result)
 
 
 def seconds(text: str) -> float:
@@ -91,7 +97,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except ToolError as error:
-        complain(f"error: {error}")
+        if str(error):
+            complain(f"error: {error}")
         raise typer.Exit(error.code) from error
 
 

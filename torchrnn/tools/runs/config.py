@@ -96,8 +96,8 @@ def _kept(folders: Sequence[Path], name: str, sha256: str) -> bytes:
             if hashlib.sha256(data).hexdigest() == sha256:
                 return data
     raise ToolError(
-        f"{folders[-1] / str(name)} is not there, or not what config.toml says was written: it is damaged. Bring it back "
-        f"from a copy, or start the run again with --overwrite."
+        f"{folders[-1] / str(name)} is not there, or not what config.toml says was written: it is damaged. Bring it "
+        f"back from a copy, or start the run again with --overwrite."
     )
 
 

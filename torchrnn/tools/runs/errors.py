@@ -19,6 +19,14 @@ class Stopped(ToolError):
     code = 130
 
 
+class AlreadyTold(ToolError):
+    """Another process has said what happened; this one ends with its exit code, and quietly."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("")
+        self.code = code
+
+
 class UsageError(ToolError):
     """An argument or an input file that cannot be used; the command ends with exit code 2."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from torchrnn.tools.runs import checkpoint
+from torchrnn.tools.runs import checkpoint, together, workers
 from torchrnn.tools.runs.config import Config
-from torchrnn.tools.runs.errors import Mishap, Stopped, ToolError, UsageError, explain_memory
+from torchrnn.tools.runs.errors import AlreadyTold, Mishap, Stopped, ToolError, UsageError, explain_memory
 from torchrnn.tools.runs.files import write_file
-from torchrnn.tools.runs.job import Job
+from torchrnn.tools.runs.job import Job, Share
 from torchrnn.tools.runs.runfolder import RunFolder
-from torchrnn.tools.runs.settings import CHANGEABLE, check_threads, default_threads, option
+from torchrnn.tools.runs.settings import CHANGEABLE, Settings, check_threads, default_threads, option
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,51 @@ def train(request: Request, console: Console) -> str:
     deadline = None if request.time_limit is None else time.monotonic() + request.time_limit
     if request.resume and request.overwrite:
         raise UsageError("--resume goes on with a run and --overwrite replaces it: give one of them.")
+    devices = _devices(request)
+    if devices > together.world():
+        workers.supervise(devices, request.folder, request.again)
+        return ""
     folder = request.folder
     try:
-        if request.resume:
-            folder.read_config("--run")  # else the lock would be put in a folder of something else
-            with folder.locked():
-                return _work(request, folder, *_resume(request), console, deadline)
-        config, job = _prepare(request)
-        with folder.locked():
-            folder.check_new(request.overwrite)  # once more: another process may have begun one there meanwhile
-            folder.beginning = config
-            return _work(request, folder, job, None, console, deadline)
+        with together.joined() as share, ExitStack() as held:
+            with together.first(share):
+                ready = _begin(request, folder, share, held) if share.rank == 0 else None
+            job, saved = ready or _begin(request, folder, share, held)
+            return _work(request, folder, job, saved, share, console, deadline)
+    except together.Lost as lost:
+        folder.release()
+        raise ToolError(f"{lost} {_how_to_go_on(request, folder)}") from lost
     except Mishap as mishap:
         raise ToolError(f"{mishap} {_how_to_go_on(request, folder)}") from mishap
+
+
+def _devices(request: Request) -> int:
+    """How many processes are to train."""
+    running, asked = together.world(), request.given.get("devices")
+    if running > 1:
+        if asked not in (None, running):
+            raise UsageError(f"--devices is {asked}, and {running} processes were started: leave it out.")
+        return running
+    if asked is None and request.resume:
+        return request.folder.read_config("--run").settings.devices
+    return request.job.settings_class(**request.given).devices
+
+
+def _begin(
+    request: Request, folder: RunFolder, share: Share, held: ExitStack
+) -> tuple[Job, checkpoint.Checkpoint | None]:
+    """All that comes before the work; the first process keeps the others out of the folder, and writes."""
+    if request.resume:
+        folder.read_config("--run")  # else the lock would be put in a folder of something else
+        if share.rank == 0:
+            held.enter_context(folder.locked())
+        return _resume(request, share)
+    config, job = _prepare(request, share)
+    if share.rank == 0:
+        held.enter_context(folder.locked())
+        folder.check_new(request.overwrite)  # once more: another process may have begun one there meanwhile
+    folder.beginning = config
+    return job, None
 
 
 def evaluate(run: Path, files: Sequence[Path]) -> str:
@@ -99,11 +132,10 @@ def _how_to_go_on(request: Request, folder: RunFolder) -> str:
     return f"Then go on with: {request.again}"
 
 
-def _prepare(request: Request) -> tuple[Config, Job]:
+def _prepare(request: Request, share: Share) -> tuple[Config, Job]:
     """A new run: all that can be checked before the folder is touched."""
     settings = request.job.settings_class(**request.given)
-    settings = replace(settings, device=_find_device(settings.device))
-    check_threads(settings.threads)
+    settings = _fitted(settings, request, share)
     request.folder.check_new(request.overwrite)
     job = request.job.prepare(request.files, settings)
     config = Config(
@@ -117,7 +149,7 @@ def _prepare(request: Request) -> tuple[Config, Job]:
     return config, job
 
 
-def _resume(request: Request) -> tuple[Job, checkpoint.Checkpoint | None]:
+def _resume(request: Request, share: Share) -> tuple[Job, checkpoint.Checkpoint | None]:
     """A run that goes on: the same settings, the same data, the last checkpoint."""
     config = request.folder.read_config("--run")
     if config.job != request.job.name:
@@ -135,13 +167,13 @@ def _resume(request: Request) -> tuple[Job, checkpoint.Checkpoint | None]:
             )
     changed = {name: value for name, value in request.given.items() if name in CHANGEABLE}
     settings = replace(config.settings, **changed)
-    settings = replace(settings, device=_find_device(settings.device))
-    check_threads(settings.threads)
+    settings = _fitted(settings, request, share)
     job = request.job.again(request.files or [Path(path) for path in config.files], settings, config.data)
     saved = checkpoint.load_last(request.folder.root)
     config.settings = settings
     config.resumed.append(request.command)
-    write_file(request.folder.config, config.to_bytes())
+    if share.rank == 0:
+        write_file(request.folder.config, config.to_bytes())
     return job, saved
 
 
@@ -150,31 +182,46 @@ def _work(
     folder: RunFolder,
     job: Job,
     saved: checkpoint.Checkpoint | None,
+    share: Share,
     console: Console,
     deadline: float | None,
 ) -> str:
     # these take seconds to import, and the checks above need none of them
     from torchrnn.tools.runs.plot import write_loss_curve
-    from torchrnn.tools.runs.report import Report
-    from torchrnn.tools.runs.training import Training, fit
+    from torchrnn.tools.runs.training import Training, seed_share
     from torchrnn.tools.runs.weights import load_best
 
     torch.set_num_threads(job.settings.threads)
     torch.manual_seed(job.settings.seed)
     with explain_memory():
         model = job.build(job.settings, job.remember())
-        training = Training(model, job, folder)
+        training = Training(model, job, folder, share)
+        if share.world > 1:
+            seed_share(job.settings.seed, 0, share)
         if saved:
             training.restore(saved)
-        _introduce(console, training)
+        if share.rank == 0:
+            _introduce(console, training)
         if not training.finished:
             try:
-                with Report(console, training, deadline) as report:
-                    fit(training, report, deadline)
+                _fit(training, console, deadline)
             except KeyboardInterrupt as error:
-                raise _stopped(request, training) from error
+                raise (AlreadyTold(Stopped.code) if share.rank else _stopped(request, training)) from error
+        if share.rank:
+            return ""
         write_loss_curve(folder, training.record, job)
         return "\n".join([*_conclusion(request, training), *job.finish(folder, load_best(model, folder, job.name))])
+
+
+def _fit(training: Any, console: Console, deadline: float | None) -> None:
+    from torchrnn.tools.runs.report import Report
+    from torchrnn.tools.runs.training import fit
+
+    if training.share.rank:
+        fit(training, None, deadline)
+        return
+    with Report(console, training, deadline) as report:
+        fit(training, report, deadline)
 
 
 def _stopped(request: Request, training: Any) -> Stopped:
@@ -192,9 +239,10 @@ def _introduce(console: Console, training: Any) -> None:
     settings = training.settings
     weights = sum(weight.numel() for weight in training.model.parameters())
     start = f"going on after step {training.record.step:,}" if training.record.step else "from the beginning"
+    together = f" × {training.share.world} processes" if training.share.world > 1 else ""
     model = (
         f"model: {settings.num_layers} × {settings.cell} of {settings.hidden_size}, {weights:,} weights, on "
-        f"{settings.device}; {start}"
+        f"{settings.device}{together}; {start}"
     )
     for line in (*training.job.understood(), model):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -215,6 +263,15 @@ def _conclusion(request: Request, training: Any) -> list[str]:
         f"model:      {folder.model}",
         f"loss curve: {folder.plot}",
     ]
+
+
+def _fitted(settings: Settings, request: Request, share: Share) -> Settings:
+    """The settings as they are on this machine, with this number of processes."""
+    threads = settings.threads
+    if share.world > 1 and "threads" not in request.given and threads == default_threads():
+        threads = max(1, threads // share.world)
+    check_threads(threads)
+    return replace(settings, device=_find_device(settings.device), devices=share.world, threads=threads)
 
 
 def _find_device(name: str) -> str:

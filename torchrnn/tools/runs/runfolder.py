@@ -95,6 +95,13 @@ class RunFolder:
             self.settle()
             yield
 
+    def release(self) -> None:
+        """Clear away what a process that was killed has left; not if another has the lock."""
+        if self.root.is_dir():
+            with suppress(ToolError), self.locked():
+                pass
+            _remove_if_empty(self.root)
+
     def save(self, write: Callable[[RunFolder], None]) -> None:
         """Let `write` write a checkpoint and what goes with it; with its first one a new run takes its place."""
         if self.beginning is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections import defaultdict
@@ -17,10 +18,11 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from torchrnn.tools.runs import checkpoint
-from torchrnn.tools.runs.errors import ToolError
+from torchrnn.tools.runs import checkpoint, together
+from torchrnn.tools.runs.errors import AlreadyTold, ToolError
 from torchrnn.tools.runs.files import write_file
 from torchrnn.tools.runs.job import Job, Share
 from torchrnn.tools.runs.record import Record
@@ -44,6 +46,7 @@ class Training(lightning.LightningModule):
         self.deadline = math.inf
         self.carried: Any = None
         self.units = 0  # of the job, in this round, by this process
+        self._late = False
         self._saved: dict[str, Any] = {}
 
     # where we are
@@ -83,8 +86,8 @@ class Training(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Put back what only exists while training: the carried state and the random numbers to come."""
         if self._saved:
-            self.carried = _to(self._saved["carried"], self.device)
-            _set_random_state(self._saved["random"], self.device)
+            self.carried = _to(together.own_rows(self._saved["carried"], self.share), self.device)
+            self._set_random()
 
     def on_train_epoch_start(self) -> None:
         """A round's figures start from nothing."""
@@ -104,15 +107,30 @@ class Training(lightning.LightningModule):
         step, content = batch
         if step % self.job.steps_per_epoch == 0:
             self.carried = None  # the data begin again
-        sums, self.carried = self.job.sums(self.model, content, self.carried)
+        sums: dict[str, Tensor | float] = {"loss": self._nothing(), "terms": 0}
+        if content is not None:
+            sums, self.carried = self.job.sums(self.model, content, self.carried)
+            self.units += self.job.units(content)
         self._sums.add(sums)
-        self.units += self.job.units(content)
-        return torch.as_tensor(sums["loss"] / sums["terms"])
+        terms = torch.as_tensor(sums["terms"]).detach().to(self.device, torch.float32)
+        late = torch.full_like(terms, time.monotonic() >= self.deadline)
+        terms, late = together.added(torch.stack([terms, late]), self.share)  # all end at the same step
+        self._late = bool(late)
+        return torch.as_tensor(sums["loss"]) / terms
+
+    def _nothing(self) -> Tensor:
+        """A loss of zero whose gradient is zero, for a process that has no row of a batch."""
+        return sum((weight.sum() * 0 for weight in self.model.parameters()), torch.zeros((), device=self.device))
+
+    def on_after_backward(self) -> None:
+        """The gradient is that of the whole batch."""
+        together.add_gradients(self.model.parameters(), self.share)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Count the step; Lightning validates once more when it is told to stop."""
         self.record.step += 1
-        if self.record.step >= self.total_steps or time.monotonic() >= self.deadline:
+        alone_and_late = self.share.world == 1 and time.monotonic() >= self.deadline
+        if self.record.step >= self.total_steps or self._late or alone_and_late:
             self.trainer.should_stop = True
 
     # validation
@@ -129,33 +147,40 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The end of a round: a row, a checkpoint, and the files derived from it."""
-        train = self.job.measured(self._sums.total())
-        validation = self.job.measured(self._validation_sums.total())
+        names = together.of_the_first(sorted(self._sums.values), self.share)  # it has rows if any has
+        train = self.job.measured(self._sums.total(names, self.share))
+        validation = self.job.measured(self._validation_sums.total(names, self.share))
         if not all(math.isfinite(value) for value in (*train.values(), *validation.values())):
+            if self.share.rank:
+                raise AlreadyTold(ToolError.code)
             raise ToolError(
                 f"The loss is no longer a finite number at step {self.record.step:,}: the training diverged. Nothing "
                 f"since the last validation was saved. Start again with a lower --lr or a lower --clip."
             )
         self.record.add(self.record.step / self.job.steps_per_epoch, train, validation, self.job.measures[0])
-        self.folder.save(self.save)
+        self._save()
         if self.finished:
             self.trainer.should_stop = True
 
     # keeping and restoring
 
-    def _state(self) -> dict[str, Any]:
+    def _save(self) -> None:
+        """Write a checkpoint of this moment in the first process, from what all of them hold."""
         (optimizer,) = self.trainer.optimizers
-        return {
+        state = {
             "record": self.record.to_dict(),
             "optimizer": optimizer.state_dict(),
-            "carried": _to(self.carried, torch.device("cpu")),
-            "random": _random_state(self.device),
+            "carried": together.joined_rows(_to(self.carried, torch.device("cpu")), self.share),
+            "random": self._random(),
         }
+        if self.share.rank == 0:
+            self.folder.save(lambda folder: self._write(folder, state))
+        together.added(torch.zeros(()), self.share)  # from here on the checkpoint is whole, as all know
+        self.folder.beginning = None
 
-    def save(self, folder: RunFolder) -> None:
-        """Write a checkpoint of this moment, and what is derived from it."""
+    def _write(self, folder: RunFolder, state: dict[str, Any]) -> None:
         weights = weights_to_bytes(self.model)
-        checkpoint.save(folder.root, self.record.step, weights, self._state())
+        checkpoint.save(folder.root, self.record.step, weights, state)
         self.publish(folder, weights)
 
     def publish(self, folder: RunFolder, weights: bytes) -> None:
@@ -175,33 +200,66 @@ class Training(lightning.LightningModule):
                 f"The checkpoint {saved.path} was not written by this version of torchrnn ({error}). Resume with the "
                 f"version in config.toml, or start again with --overwrite."
             ) from error
-        self.publish(self.folder, saved.weights)
+        if self.share.rank == 0:
+            self.publish(self.folder, saved.weights)
+
+    def _random(self) -> list[dict[str, Tensor]]:
+        """The random numbers to come, of each process."""
+        states = {name: together.of_all(state, self.share) for name, state in _random_state(self.device).items()}
+        return [{name: state[rank] for name, state in states.items()} for rank in range(self.share.world)]
+
+    def _set_random(self) -> None:
+        states = self._saved["random"]
+        if len(states) == self.share.world:
+            _set_random_state(states[self.share.rank], self.device)
+        else:  # with another number of processes there is no such thing as the same numbers
+            seed_share(self.settings.seed, self.record.step, self.share)
 
 
-def fit(training: Training, report: lightning.Callback, deadline: float | None) -> None:
+def seed_share(seed: int, step: int, share: Share) -> None:
+    """Random numbers of its own for each process, from a step on."""
+    torch.manual_seed((seed + 1_000_003 * step + 7_919 * (share.rank + 1)) % 2**63)
+
+
+def fit(training: Training, report: lightning.Callback | None, deadline: float | None) -> None:
     """Train until the run is finished or `deadline` (of time.monotonic) has passed."""
     training.deadline = deadline or math.inf
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are about other products
+    world = training.share.world
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if world > 1 else 1  # on this machine
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(training.settings.device, training.settings.device),
-            devices=1,
+            devices=devices,
+            num_nodes=world // devices,
+            strategy=Processes() if world > 1 else "auto",
             max_epochs=-1,
             gradient_clip_val=training.settings.clip or None,
-            callbacks=[report],
+            callbacks=[report] if report else [],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            plugins=[LightningEnvironment()],  # one process, whatever cluster this is
+            use_distributed_sampler=False,  # the job gives each process its rows
+            plugins=[LightningEnvironment()],  # whatever cluster this is: we know how many processes there are
         )
         try:
             trainer.fit(training, Again(training.round), Again(training.validation))
         except SystemExit as error:  # what Lightning makes of Ctrl-C and of SIGTERM
             raise KeyboardInterrupt from error
+
+
+class Processes(DDPStrategy):
+    """Lightning's, but for the gradients: DDP's mean over the processes is wrong if one has fewer terms than another.
+
+    And it adds them in pieces whose borders it moves after the first step, so a resumed run would round otherwise.
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the model as it is; `Training.on_after_backward` adds the gradients."""
 
 
 class Again:
@@ -226,8 +284,9 @@ class _Sums:
         for name, value in sums.items():
             self.values[name] = self.values[name] + torch.as_tensor(value).detach().to(self.device, self.dtype)
 
-    def total(self) -> dict[str, Any]:
-        return {name: value.tolist() for name, value in self.values.items()}
+    def total(self, names: list[str], share: Share) -> dict[str, float]:
+        values = torch.stack([self.values[name] for name in names])
+        return dict(zip(names, together.added(values, share).tolist(), strict=True))
 
 
 def _to(state: Any, device: torch.device) -> Any:
