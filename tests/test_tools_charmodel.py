@@ -11,14 +11,15 @@ from torchrnn.tools.runs.job import Share
 from torchrnn.tools.runs.runfolder import RunFolder
 from torchrnn.tools.runs.training import Training
 from torchrnn.tools.runs.weights import load_weights, weights_to_bytes
-from torchrnn.tools.text.corpus import UNKNOWN, prepare
+from torchrnn.tools.text.corpus import prepare
 from torchrnn.tools.text.job import TextJob
 from torchrnn.tools.text.model import CELLS, CharModel, detach
 from torchrnn.tools.text.settings import TextSettings
+from torchrnn.tools.text.tokens import UNKNOWN
 
 
 def validation_bits(job, model):
-    total, carried = {"loss": 0.0, "terms": 0.0}, None
+    total, carried = {"loss": 0.0, "terms": 0.0, "characters": 0.0}, None
     for batch in job.validation(Share()):
         with torch.no_grad():
             sums, carried = job.sums(model.eval(), batch, carried)

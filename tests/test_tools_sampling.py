@@ -8,9 +8,9 @@ from tools_runs import SMALL, torchrnn, write_text
 
 from torchrnn.tools.commands.text import sample
 from torchrnn.tools.runs.errors import UsageError
-from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
 from torchrnn.tools.text.model import CharModel
 from torchrnn.tools.text.sampling import draw, generate
+from torchrnn.tools.text.tokens import UNKNOWN, Characters
 
 TEXTS = {
     "greek": "ἐν ἀρχῇ ἦν ὁ λόγος, καὶ ὁ λόγος ἦν πρὸς τὸν θεόν. ",
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def model():
-    return CharModel(4, "lstm", 4, 8, 1, 0.5).eval(), Vocabulary("abc")
+    return CharModel(4, "lstm", 4, 8, 1, 0.5).eval(), Characters("abc")
 
 
 def sampled(run, *arguments):
@@ -135,7 +135,7 @@ def test_mistakes_are_explained(tmp_path, trained):
         assert result.exit_code == code
         assert message in result.stderr
     with pytest.raises(UsageError, match="--length"):
-        next(generate(CharModel(3, "rnn", 2, 2, 1, 0.0), Vocabulary("ab"), "", -1))
+        next(generate(CharModel(3, "rnn", 2, 2, 1, 0.0), Characters("ab"), "", -1))
 
 
 def test_a_missing_or_damaged_model_is_explained(tmp_path, trained):

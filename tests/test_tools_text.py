@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.text import corpus as text
-from torchrnn.tools.text.corpus import UNKNOWN, Streams, Vocabulary
+from torchrnn.tools.text.corpus import Streams
+from torchrnn.tools.text.tokens import UNKNOWN, Characters
 
 
 @given(length=st.integers(2, 400), batch_size=st.integers(1, 9), sequence_length=st.integers(1, 50))
@@ -38,7 +39,7 @@ def test_streams_can_be_read_in_any_order():
 
 @given(st.text(min_size=1), st.text())
 def test_vocabulary_gives_every_character_back(training, other):
-    vocabulary = Vocabulary.of(training)
+    vocabulary = Characters.of(training)
     assert len(vocabulary) == len(set(training)) + 1
     assert "".join(vocabulary.decode(int(i)) for i in vocabulary.encode(training)) == training
     expected = "".join(c if c in set(training) else "\N{REPLACEMENT CHARACTER}" for c in other)
@@ -46,7 +47,7 @@ def test_vocabulary_gives_every_character_back(training, other):
 
 
 def test_vocabulary_reads_an_undecodable_prompt_as_unknown():
-    assert Vocabulary.of("ab").encode("a\udcff").tolist() == [1, UNKNOWN]
+    assert Characters.of("ab").encode("a\udcff").tolist() == [1, UNKNOWN]
 
 
 @given(st.text(min_size=1, max_size=200), st.floats(0.01, 0.99))
@@ -58,7 +59,7 @@ def test_split_keeps_the_text_whole(whole, fraction):
 
 def test_validation_never_reaches_the_vocabulary():
     corpus = text.prepare("ab" * 90 + "xyxyxyxyxyxyxyxyxyxy", 0.1, 2, 8)
-    assert corpus.vocabulary.characters == "ab"
+    assert corpus.vocabulary.remember() == {"characters": "ab"}
     assert corpus.unknown == 20
     assert bool((corpus.validation.inputs == UNKNOWN).all())
 

@@ -43,6 +43,7 @@ LrDecay = Annotated[str, Option(metavar="none|cosine", help="Whether it falls to
 Clip = Annotated[float, Option(help="Largest norm of the gradient (0: not clipped).")]
 ValidateEvery = Annotated[int, Option(help="Steps between validations; each writes a checkpoint.")]
 Seed = Annotated[int, Option(help="The seed of all random numbers.")]
+Precision = Annotated[str, Option(metavar="32|bf16", help="bf16: the layers compute in bfloat16, by autocast.")]
 Device = Annotated[str, Option(metavar="auto|cpu|cuda|mps", help="Where to train.")]
 Devices = Annotated[int, Option(help="Processes that share each step's rows.")]
 Threads = Annotated[int, Option(help="Threads on the CPU, of each process.", show_default="half of the cores")]

@@ -69,8 +69,8 @@ class Job(ABC):
 
     name: ClassVar[str]  # of the command and in config.toml
     settings_class: ClassVar[type[Settings]]
-    measures: ClassVar[tuple[Measure, ...]]  # the first decides what is best, and when patience ends
-    unit: ClassVar[str]  # of the speed: "characters"
+    measures: tuple[Measure, ...]  # the first decides what is best, and when patience ends
+    unit: str  # of the speed: "characters"
     leaves: ClassVar[tuple[str, ...]] = ()  # the names of the files that `finish` may write into the run folder
 
     settings: Any  # of settings_class
@@ -135,8 +135,8 @@ class Job(ABC):
         """
 
     @abstractmethod
-    def measured(self, sums: dict[str, Any]) -> dict[str, float]:
-        """The measures by column, from the sums over many batches of all processes."""
+    def measured(self, sums: dict[str, float]) -> dict[str, float]:
+        """The measures by column (others are left out), from the sums over many batches of all processes."""
 
     # what comes after training
 

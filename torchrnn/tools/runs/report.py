@@ -87,15 +87,16 @@ class Report(lightning.Callback):
         self._round_begun = time.monotonic()
 
     def _log(self, folder: Path, rows: list[dict[str, float]]) -> None:
-        if self._board is None:
+        board = self._board
+        if board is None:
             # written anew from the checkpoint's rows: what a killed run logged after it would be there twice
             remove_folder(folder)
-            self._board = SummaryWriter(str(folder))
+            board = self._board = SummaryWriter(str(folder))
         else:
             rows = rows[-1:]
         for row in rows:
             for measure in self.training.job.measures:
                 for part in ("train", "validation"):
                     tag = f"{measure.title.replace(' ', '_')}/{part}"
-                    self._board.add_scalar(tag, row[f"{part}_{measure.column}"], int(row["step"]))
-        self._board.flush()
+                    board.add_scalar(tag, row[f"{part}_{measure.column}"], int(row["step"]))
+        board.flush()

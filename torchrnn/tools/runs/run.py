@@ -64,7 +64,8 @@ def train(request: Request, console: Console) -> str:
             return _work(request, folder, job, saved, share, console, deadline)
     except together.Lost as lost:
         folder.release()
-        raise ToolError(f"{lost} {_how_to_go_on(request, folder)}") from lost
+        how = _how_to_go_on(request, folder).replace("Then go on", "The last checkpoint is whole; go on")
+        raise ToolError(f"{lost} {how}") from lost
     except Mishap as mishap:
         raise ToolError(f"{mishap} {_how_to_go_on(request, folder)}") from mishap
 

@@ -51,6 +51,7 @@ class Settings:
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "cell": ("lstm", "gru", "rnn"),
         "lr_decay": ("none", "cosine"),
+        "precision": ("32", "bf16"),
         "device": ("auto", "cpu", "cuda", "mps"),
     }
     sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers", "batch_size", "devices")
@@ -68,6 +69,7 @@ class Settings:
     validate_every: int = 200
     patience: int = 10
     seed: int = 0
+    precision: str = "32"
     device: str = "auto"
     devices: int = 1
     threads: int = field(default_factory=default_threads)

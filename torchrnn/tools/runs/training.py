@@ -148,8 +148,8 @@ class Training(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The end of a round: a row, a checkpoint, and the files derived from it."""
         names = together.of_the_first(sorted(self._sums.values), self.share)  # it has rows if any has
-        train = self.job.measured(self._sums.total(names, self.share))
-        validation = self.job.measured(self._validation_sums.total(names, self.share))
+        train = self._measured(self._sums.total(names, self.share))
+        validation = self._measured(self._validation_sums.total(names, self.share))
         if not all(math.isfinite(value) for value in (*train.values(), *validation.values())):
             if self.share.rank:
                 raise AlreadyTold(ToolError.code)
@@ -161,6 +161,10 @@ class Training(lightning.LightningModule):
         self._save()
         if self.finished:
             self.trainer.should_stop = True
+
+    def _measured(self, sums: dict[str, float]) -> dict[str, float]:
+        found = self.job.measured(sums)
+        return {measure.column: found[measure.column] for measure in self.job.measures}
 
     # keeping and restoring
 
@@ -231,10 +235,11 @@ def fit(training: Training, report: lightning.Callback | None, deadline: float |
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
         trainer = lightning.Trainer(
-            accelerator={"cuda": "gpu"}.get(training.settings.device, training.settings.device),
+            accelerator="gpu" if training.settings.device == "cuda" else training.settings.device,
             devices=devices,
             num_nodes=world // devices,
             strategy=Processes() if world > 1 else "auto",
+            precision="bf16-mixed" if training.settings.precision == "bf16" else "32-true",
             max_epochs=-1,
             gradient_clip_val=training.settings.clip or None,
             callbacks=[report] if report else [],

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch
+from torch.distributed.distributed_c10d import TCPStore
 
 from torchrnn.tools.runs import checkpoint
 from torchrnn.tools.runs.errors import AlreadyTold, Stopped, ToolError
@@ -24,7 +24,7 @@ def supervise(count: int, folder: RunFolder, again: str) -> None:
     """Give this command to `count` processes; return when all have done it, else say what has happened."""
     run = folder.root
     before = _checkpoints(run)
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     workers = [_start(rank, count, store.port) for rank in range(count)]
     try:
         ended = _first_to_fail(workers)

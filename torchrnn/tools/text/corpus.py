@@ -1,4 +1,4 @@
-"""Text as a recurrent network reads it: files, the vocabulary of characters, and the streams of a batch.
+"""Text as a recurrent network reads it: files, and the streams of a batch.
 
 A batch row is one contiguous stream: chunk after chunk continues where the row ended, so the state that the network
 carried out of one chunk is the right state for the next.
@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from torchrnn.tools.runs.errors import UsageError
-
-UNKNOWN = 0  # the index of a character that the training text lacks
+from torchrnn.tools.text.tokens import UNKNOWN, Vocabulary, learn
 
 
 def read_text(files: Sequence[Path]) -> str:
@@ -35,7 +32,7 @@ def python_documentation() -> str:
     except ImportError as error:
         raise UsageError(
             "FILE is needed: with no FILE the text is the documentation in pydoc_data.topics, and this Python was "
-            "installed without it. Name one or more UTF-8 text files: torchrnn train book.txt."
+            "installed without it. Name one or more UTF-8 text files: torchrnn text book.txt."
         ) from error
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
@@ -77,43 +74,6 @@ def split(text: str, fraction: float) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-class Vocabulary:
-    """The characters of the training text, in code point order from 1, and `<unknown>` at 0.
-
-    Only the training text counts: a character that the validation text alone has is as new to the model as it would be
-    in use, and the bits per character say so.
-    """
-
-    def __init__(self, characters: str) -> None:
-        self.characters = characters
-        self._codes = _code_points(characters)
-
-    @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        """The vocabulary of a training text."""
-        return cls("".join(map(chr, np.unique(_code_points(text)))))
-
-    def __len__(self) -> int:
-        return len(self.characters) + 1
-
-    def encode(self, text: str) -> Tensor:
-        """The indices of the characters, UNKNOWN for those not in the vocabulary."""
-        codes = _code_points(text)
-        places = np.searchsorted(self._codes, codes)
-        places = np.minimum(places, len(self._codes) - 1)
-        indices = np.where(self._codes[places] == codes, places + 1, UNKNOWN)
-        return torch.from_numpy(indices.astype(np.int64))  # (characters,)
-
-    def decode(self, index: int) -> str:
-        """The character with this index."""
-        return "\N{REPLACEMENT CHARACTER}" if index == UNKNOWN else self.characters[index - 1]
-
-
-def _code_points(text: str) -> np.ndarray:
-    # surrogates: a prompt typed in another encoding reaches Python as these; they are simply unknown
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
 @dataclass(frozen=True)
 class Streams:
     """A text laid out as B contiguous streams, cut in time into chunks of at most T characters."""
@@ -152,26 +112,33 @@ class Corpus:
     unknown: int  # validation characters that the training text lacks
 
 
-def prepare(text: str, fraction: float, batch_size: int, sequence_length: int) -> Corpus:
-    """Split `text`, learn its vocabulary and lay out its streams."""
+def prepare(
+    text: str,
+    fraction: float,
+    batch_size: int,
+    sequence_length: int,
+    vocabulary: Vocabulary | Callable[[str], Vocabulary] | None = None,
+) -> Corpus:
+    """Split `text` and lay out its streams; without a vocabulary it learns that of the training text's characters."""
     training, validation = split(text, fraction)
+    if not isinstance(vocabulary, Vocabulary):
+        vocabulary = vocabulary(training) if vocabulary else learn("characters", training, 0)
+    indices, others = vocabulary.encode(training), vocabulary.encode(validation)
     needed = batch_size * sequence_length + 1
-    if len(training) < needed:
+    if len(indices) < needed:
         raise UsageError(
-            f"The text is too short: {len(training):,} characters to train on, where {batch_size} streams of "
+            f"The text is too short: {len(indices):,} {vocabulary.unit} to train on, where {batch_size} streams of "
             f"{sequence_length} need at least {needed:,}. Give more text, or lower --batch-size or --sequence-length."
         )
-    if len(validation) < 2:
+    if len(others) < 2:
         raise UsageError(
-            f"--validation {fraction} of {len(text):,} characters leaves {len(validation)} to validate on, where at "
+            f"--validation {fraction} of {len(text):,} characters leaves {len(others)} to validate on, where at "
             f"least 2 are needed. Give more text or a larger --validation."
         )
-    vocabulary = Vocabulary.of(training)
-    indices = vocabulary.encode(validation)
-    rows = max(1, min(batch_size, len(validation) // sequence_length))
+    rows = max(1, min(batch_size, len(others) // sequence_length))
     return Corpus(
         vocabulary,
-        Streams.of(vocabulary.encode(training), batch_size, sequence_length),
-        Streams.of(indices, rows, sequence_length),
-        int((indices == UNKNOWN).sum()),
+        Streams.of(indices, batch_size, sequence_length),
+        Streams.of(others, rows, sequence_length),
+        int((others == UNKNOWN).sum()),
     )

@@ -1,4 +1,4 @@
-"""Text as a job: the next character of contiguous streams, with the state carried from chunk to chunk.
+"""Text as a job: the next token of contiguous streams, with the state carried from chunk to chunk.
 
 Stateful truncated backpropagation through time: the gradient ends at the beginning of the chunk, the state does not.
 """
@@ -6,7 +6,8 @@ Stateful truncated backpropagation through time: the gradient ends at the beginn
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,31 +18,33 @@ from torch.nn import functional
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.runs.job import Job, Measure, Share
 from torchrnn.tools.text import corpus as corpora
+from torchrnn.tools.text import tokens
 from torchrnn.tools.text.model import CharModel, State, detach
 from torchrnn.tools.text.settings import TextSettings
 
-Chunk = tuple[Tensor, Tensor]  # (T, B): characters, and the character after each
+Chunk = tuple[Tensor, Tensor]  # (T, B): tokens, and the token after each
 
 
 class TextJob(Job):
-    """A text, laid out in streams, and the model of its next character."""
+    """A text, laid out in streams, and the model of its next token."""
 
     name: ClassVar[str] = "text"
     settings_class: ClassVar = TextSettings
-    measures: ClassVar = (Measure("bpc", "bits per character"), Measure("nats", "nats per character"))
-    unit: ClassVar[str] = "characters"
 
     def __init__(self, corpus: corpora.Corpus, settings: TextSettings, digest: str) -> None:
         self.corpus = corpus
         self.settings = settings
         self.digest = digest
+        self.unit = corpus.vocabulary.unit
+        self.measures = measures(self.unit)
+        self._counts = corpus.vocabulary.counts  # (V,)
 
     @classmethod
     def prepare(cls, files: Sequence[Path], settings: TextSettings) -> TextJob:
         """A new run's text."""
         text = corpora.read_text(files)
-        corpus = corpora.prepare(text, settings.validation, settings.batch_size, settings.sequence_length)
-        return cls(corpus, settings, corpora.digest(text))
+        vocabulary = partial(tokens.learn, settings.tokens, size=settings.vocabulary_size)
+        return cls(_corpus(text, settings, vocabulary), settings, corpora.digest(text))
 
     @classmethod
     def again(cls, files: Sequence[Path], settings: TextSettings, data: dict[str, Any]) -> TextJob:
@@ -53,21 +56,19 @@ class TextJob(Job):
                 f"{' '.join(map(str, files)) or 'the documentation of this Python'} has changed. "
                 f"Name the FILE with that text, or start a new run with --overwrite."
             )
-        corpus = corpora.prepare(text, settings.validation, settings.batch_size, settings.sequence_length)
-        return cls(corpus, settings, data["sha256"])
+        return cls(_corpus(text, settings, tokens.known(settings.tokens, data)), settings, data["sha256"])
 
     def remember(self) -> dict[str, Any]:
         """The digest of the text, and the vocabulary."""
-        return {"sha256": self.digest, "characters": self.corpus.vocabulary.characters}
+        return {"sha256": self.digest, **self.corpus.vocabulary.remember()}
 
     def understood(self) -> list[str]:
         """How much text there is."""
         corpus = self.corpus
         unknown = f" ({corpus.unknown:,} not in the training text)" if corpus.unknown else ""
         return [
-            f"text: {corpus.training.inputs.numel():,} characters to train on, "
-            f"{corpus.validation.inputs.numel():,} to validate on{unknown}, "
-            f"{len(corpus.vocabulary.characters):,} different"
+            f"text: {corpus.training.inputs.numel():,} {self.unit} to train on, "
+            f"{corpus.validation.inputs.numel():,} to validate on{unknown}, a vocabulary of {len(corpus.vocabulary) - 1:,}"
         ]
 
     @property
@@ -80,7 +81,7 @@ class TextJob(Job):
         return _columns(self.corpus.training[step % len(self.corpus.training)], share)
 
     def units(self, batch: Chunk) -> int:
-        """Its characters."""
+        """Its tokens."""
         return batch[1].numel()
 
     def validation(self, share: Share) -> Iterator[Chunk]:
@@ -91,51 +92,68 @@ class TextJob(Job):
     @classmethod
     def build(cls, settings: TextSettings, data: dict[str, Any]) -> CharModel:
         """The model of a run, with fresh weights."""
-        return CharModel.of(settings, len(corpora.Vocabulary(data["characters"])))
+        return CharModel.of(settings, len(tokens.known(settings.tokens, data)))
 
     def sums(self, model: nn.Module, batch: Chunk, carried: State) -> tuple[dict[str, Tensor | float], State]:
-        """The negative log-likelihood of the characters that came, in nats."""
-        return sums(model, batch, carried)
+        """The negative log-likelihood of the tokens that came, in nats, and their characters."""
+        return sums(model, batch, carried, self._counts)
 
     def measured(self, sums: dict[str, float]) -> dict[str, float]:
-        """Bits and nats per character."""
+        """Bits and nats per token, and bits per character."""
         return measured(sums)
 
     @classmethod
     def evaluate(cls, model: nn.Module, files: Sequence[Path], settings: TextSettings, data: dict[str, Any]) -> str:
         """The figures on another text, read like the validation text."""
         text = corpora.read_text(files)
-        if len(text) < 2:
-            raise UsageError(f"FILE {files[0]} holds {len(text)} character, where at least 2 are needed.")
-        indices = corpora.Vocabulary(data["characters"]).encode(text)
-        rows = max(1, min(settings.batch_size, len(text) // settings.sequence_length))
+        vocabulary = tokens.known(settings.tokens, data)
+        indices = vocabulary.encode(text)
+        if len(indices) < 2:
+            raise UsageError(f"FILE {files[0]} has {len(indices)} {vocabulary.unit}, where at least 2 are needed.")
+        rows = max(1, min(settings.batch_size, len(indices) // settings.sequence_length))
+        counts = vocabulary.counts
         total: dict[str, float] = {}
         carried: State = None
         with torch.inference_mode():
             for chunk in corpora.Streams.of(indices, rows, settings.sequence_length):
-                found, carried = sums(model, chunk, carried)
+                found, carried = sums(model, chunk, carried, counts)
                 total = {name: total.get(name, 0.0) + float(value) for name, value in found.items()}
         figures = measured(total)
-        unknown = int((indices == corpora.UNKNOWN).sum())
-        return (
-            f"{figures['nats']:.4f} nats per character, {figures['bpc']:.4f} bits per character, perplexity "
-            f"{math.exp(min(figures['nats'], 700)):.4f}\n{int(total['terms']):,} characters, {unknown:,} of the text "
-            f"unknown to the model"
-        )
+        told = [f"{figures[measure.column]:.4f} {measure.title}" for measure in measures(vocabulary.unit)]
+        told.append(f"perplexity {math.exp(min(figures['nats'], 700)):.4f}")
+        unknown = int((indices == tokens.UNKNOWN).sum())
+        note = f", {unknown:,} of the text unknown to the model" if unknown else ""
+        return f"{', '.join(told)}\n{int(total['terms']):,} {vocabulary.unit}{note}"
 
 
-def sums(model: nn.Module, batch: Chunk, carried: State) -> tuple[dict[str, Tensor | float], State]:
-    """What a chunk adds to the figures, and the state after it."""
-    characters, targets = batch  # (T, B), (T, B)
-    scores, state = model(characters, carried)  # (T, B, V)
+def measures(unit: str) -> tuple[Measure, ...]:
+    """The figures of a text in these units: bits per token first."""
+    one = unit.removesuffix("s")
+    token = () if unit == "characters" else (Measure("bpt", f"bits per {one}"),)
+    return (*token, Measure("bpc", "bits per character"), Measure("nats", f"nats per {one}"))
+
+
+def sums(model: nn.Module, batch: Chunk, carried: State, counts: Tensor) -> tuple[dict[str, Tensor | float], State]:
+    """What a chunk adds to the figures, and the state after it; `counts` are the characters of each token."""
+    inputs, targets = batch  # (T, B), (T, B)
+    scores, state = model(inputs, carried)  # (T, B, V)
+    scores = scores.float() if scores.dtype == torch.bfloat16 else scores  # a sum over thousands of terms
     loss = functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
-    return {"loss": loss, "terms": targets.numel()}, detach(state)
+    characters = counts.to(targets.device)[targets].sum()
+    return {"loss": loss, "terms": targets.numel(), "characters": characters}, detach(state)
 
 
 def measured(sums: dict[str, float]) -> dict[str, float]:
-    """Bits and nats per character."""
+    """Bits and nats per token, and bits per character."""
     nats = sums["loss"] / sums["terms"]
-    return {"bpc": nats / math.log(2), "nats": nats}
+    bits = sums["loss"] / math.log(2)
+    return {"bpt": bits / sums["terms"], "bpc": bits / max(sums["characters"], 1), "nats": nats}
+
+
+def _corpus(
+    text: str, settings: TextSettings, vocabulary: tokens.Vocabulary | Callable[[str], tokens.Vocabulary]
+) -> corpora.Corpus:
+    return corpora.prepare(text, settings.validation, settings.batch_size, settings.sequence_length, vocabulary)
 
 
 def _columns(chunk: Chunk, share: Share) -> Chunk:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from torchrnn import GRU, LSTM, RNN
-from torchrnn.tools.text.corpus import UNKNOWN
 from torchrnn.tools.text.settings import TextSettings
+from torchrnn.tools.text.tokens import UNKNOWN
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
@@ -14,7 +14,7 @@ State = Tensor | tuple[Tensor, ...] | None
 
 
 class CharModel(nn.Module):
-    """Scores for the next character, given the characters so far.
+    """Scores for the next token (a character, a byte or a piece), given those so far.
 
     x_t = E[c_t],  y_t, s_t = cell(x_t, s_{t-1}),  scores_t = W y_t + b.
     An unknown character is the zero vector, so it can be read although it was never trained.
@@ -42,9 +42,9 @@ class CharModel(nn.Module):
             settings.dropout,
         )
 
-    def forward(self, characters: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Indices (T, B) and the state before them to scores (T, B, V) and the state after them."""
-        x = self.dropout(self.embedding(characters))  # (T, B, E)
+        x = self.dropout(self.embedding(tokens))  # (T, B, E)
         y, state = self.recurrent(x, state)  # (T, B, H)
         return self.head(self.dropout(y)), state  # (T, B, V)
 

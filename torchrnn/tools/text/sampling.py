@@ -1,4 +1,4 @@
-"""Text from a trained model, one character at a time with the state carried along."""
+"""Text from a trained model, one token at a time with the state carried along."""
 
 import math
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from torch import Tensor
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.runs.runfolder import RunFolder
 from torchrnn.tools.runs.weights import load_best
-from torchrnn.tools.text.corpus import UNKNOWN, Vocabulary
 from torchrnn.tools.text.job import TextJob
 from torchrnn.tools.text.model import CharModel
+from torchrnn.tools.text.tokens import UNKNOWN, Vocabulary, known
 
 
 def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
@@ -23,7 +23,7 @@ def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
         raise UsageError(f"RUN {run} holds a run of `torchrnn {config.job}`, which writes no text.")
     model = TextJob.build(config.settings, config.data)  # pyright: ignore[reportArgumentType]
     load_best(model, folder, config.job)
-    return model, Vocabulary(config.data["characters"])
+    return model, known(config.settings.tokens, config.data)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.inference_mode()
@@ -35,10 +35,10 @@ def generate(
     temperature: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Yield `length` characters that follow `prompt`, each drawn from softmax(scores / temperature).
+    """Yield the text of `length` tokens that follow `prompt`, each drawn from softmax(scores / temperature).
 
-    Temperature 0 takes the likeliest character. An empty prompt stands for a line break. Characters that the model does
-    not know are read as `<unknown>`; it is never drawn.
+    Temperature 0 takes the likeliest. An empty prompt stands for a line break. Characters that the model does not know
+    are read as `<unknown>`; it is never drawn. Of bytes and pieces, text comes as soon as a character is whole.
     """
     check(temperature, length)
     generator = torch.Generator()
@@ -46,17 +46,19 @@ def generate(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    characters = vocabulary.encode(prompt or "\n").unsqueeze(1)  # (T, 1)
-    state = None
+    tokens = vocabulary.encode(prompt or "\n").unsqueeze(1)  # (T, 1)
+    state, write = None, vocabulary.writer()
     for _ in range(length):
-        scores, state = model(characters, state)  # (T, 1, V)
+        scores, state = model(tokens, state)  # (T, 1, V)
         index = draw(scores[-1, 0], temperature, generator)
-        yield vocabulary.decode(index)
-        characters = torch.tensor([[index]])  # (1, 1)
+        text = write(index)
+        if text:
+            yield text
+        tokens = torch.tensor([[index]])  # (1, 1)
 
 
 def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The index of a character drawn by its scores (V,)."""
+    """The index of a token drawn by its scores (V,)."""
     scores = scores.double()
     scores[UNKNOWN] = -math.inf
     if temperature == 0:
@@ -69,6 +71,6 @@ def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
 def check(temperature: float, length: int) -> None:
     """Refuse what cannot be drawn."""
     if not 0 <= temperature < math.inf:
-        raise UsageError(f"--temperature must be a number from 0 (always the likeliest character), got {temperature}.")
+        raise UsageError(f"--temperature must be a number from 0 (always the likeliest), got {temperature}.")
     if length < 0:
         raise UsageError(f"--length must be at least 0, got {length}.")
