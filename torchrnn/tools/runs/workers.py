@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from torchrnn.tools.runs import checkpoint
 from torchrnn.tools.runs.errors import AlreadyTold, Stopped, ToolError

@@ -66,9 +66,10 @@ class TextJob(Job):
         """How much text there is."""
         corpus = self.corpus
         unknown = f" ({corpus.unknown:,} not in the training text)" if corpus.unknown else ""
+        training, validation = (streams.inputs.numel() for streams in (corpus.training, corpus.validation))
         return [
-            f"text: {corpus.training.inputs.numel():,} {self.unit} to train on, "
-            f"{corpus.validation.inputs.numel():,} to validate on{unknown}, a vocabulary of {len(corpus.vocabulary) - 1:,}"
+            f"text: {training:,} {self.unit} to train on, {validation:,} to validate on{unknown}, a vocabulary of "
+            f"{len(corpus.vocabulary) - 1:,}"
         ]
 
     @property
