@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test lint types generated sanitize docs install clean
 
 demo: install
-	$(BIN)/torchrnn train --run runs/demo --overwrite --time-limit 100
+	$(BIN)/torchrnn text --run runs/demo --overwrite --time-limit 100
 	$(BIN)/torchrnn sample runs/demo --prompt "The " --length 300
 
 test: install

@@ -139,7 +139,16 @@ def begin(root, name, step):
         folder.model.write_bytes(name.encode())
         folder.metrics.write_text(name)
 
-    folder = RunFolder(root, Config(name, [], "text", TextSettings(threads=1), {"tokenizer.json": name.encode()}))
+    folder = RunFolder(
+        root,
+        Config(
+            name,
+            [],
+            "text",
+            TextSettings(threads=1),
+            {"sha256": "", "characters": "a", "tokenizer.json": name.encode()},
+        ),
+    )
     folder.save(write)
 
 

@@ -45,9 +45,17 @@ def test_a_setting_out_of_range_is_named(name, value, expected):
     assert f"got {value}" in message
 
 
-@given(st.text(), st.lists(st.text()), st.floats(1e-9, 1e3))
+@given(st.text(min_size=1).map(lambda text: "".join(sorted(set(text)))), st.lists(st.text()), st.floats(1e-9, 1e3))
 def test_config_comes_back_and_is_toml(tmp_path_factory, characters, files, lr):
-    config = Config("torchrnn text", files, "text", TextSettings(lr=lr), {"characters": characters}, "torch", ["again"])
+    config = Config(
+        "torchrnn text",
+        files,
+        "text",
+        TextSettings(lr=lr),
+        {"sha256": "00", "characters": characters},
+        "torch",
+        ["again"],
+    )
     path = tmp_path_factory.mktemp("run") / "config.toml"
     path.write_bytes(config.to_bytes())
     assert Config.read(path) == config
@@ -71,6 +79,10 @@ def test_config_comes_back_and_is_toml(tmp_path_factory, characters, files, lr):
         ("[data]", "[date]", "date"),
         ('job = "text"', 'job = "txt"', "job must be one of text, classify, forecast, got 'txt'"),
         ('job = "text"', "job = []", "unhashable"),
+        ('characters = "ab"', "", "characters"),
+        ('characters = "ab"', 'characters = ""', "characters must be different characters"),
+        ('characters = "ab"', 'characters = "ba"', "characters must be different characters in the order"),
+        ('sha256 = "00"', "sha256 = 0", "sha256 must be a string"),
     ],
 )
 def test_a_damaged_config_is_explained(tmp_path, old, new, message):
@@ -95,7 +107,7 @@ def test_a_config_of_an_earlier_version_is_told_apart(tmp_path):
 
 def test_bytes_are_files_beside_the_config_and_their_damage_is_noticed(tmp_path):
     path, other = tmp_path / "config.toml", tmp_path / "other"
-    config = Config("torchrnn text", [], "text", TextSettings(), {"a": 1, "b.json": b"[]"})
+    config = Config("torchrnn text", [], "text", TextSettings(), {"sha256": "00", "characters": "a", "b.json": b"[]"})
     path.write_bytes(config.to_bytes())
     other.mkdir()
     (tmp_path / "b.json").write_bytes(b"an earlier run's")
@@ -109,6 +121,6 @@ def test_bytes_are_files_beside_the_config_and_their_damage_is_noticed(tmp_path)
 
 
 def test_a_file_name_that_is_no_utf8(tmp_path):
-    config = Config("torchrnn text", ["caf\udce9.txt"], "text", TextSettings(), {})
+    config = Config("torchrnn text", ["caf\udce9.txt"], "text", TextSettings(tokens="bytes"), {"sha256": "00"})
     (tmp_path / "config.toml").write_bytes(config.to_bytes())
     assert Config.read(tmp_path / "config.toml") == config

@@ -67,8 +67,9 @@ class Config:
             settings = job_named(content["job"]).settings_class.typed(content.pop("settings"))
             kept = dict(zip(content.pop("kept", []), content.pop("kept_sha256", []), strict=True))
             config = cls(settings=settings, **content)
-            if not isinstance(config.data, dict) or not all(isinstance(file, str) for file in config.files):
-                raise TypeError("data must be a table, and files a list of strings")
+            if not all(isinstance(text, str) for text in (config.command, *config.files)):
+                raise TypeError("command must be a string, and files a list of them")
+            config.job_class.check(settings, config.data)
         except OSError as error:
             raise ToolError(f"{path} could not be read: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ToolError) as error:

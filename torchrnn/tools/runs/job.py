@@ -95,6 +95,12 @@ class Job(ABC):
         run folder (named like "tokenizer.json"), and is there again when the run is read.
         """
 
+    @classmethod
+    def check(cls, settings: Any, data: dict[str, Any]) -> None:
+        """Raise a KeyError, TypeError or ValueError if `data`, read from config.toml, was not what was remembered."""
+        if not isinstance(data, dict):
+            raise TypeError("data must be a table")
+
     @abstractmethod
     def understood(self) -> list[str]:
         """The lines printed before training: what it understood of the data, and how they are split."""

@@ -55,7 +55,7 @@ def train(request: Request, console: Console) -> str:
     if devices > together.world():
         workers.supervise(devices, request.folder, request.again)
         return ""
-    folder = request.folder
+    folder, before = request.folder, workers.checkpoints(request.run)
     try:
         with together.joined() as share, ExitStack() as held:
             with together.first(share):
@@ -64,8 +64,7 @@ def train(request: Request, console: Console) -> str:
             return _work(request, folder, job, saved, share, console, deadline)
     except together.Lost as lost:
         folder.release()
-        how = _how_to_go_on(request, folder).replace("Then go on", "The last checkpoint is whole; go on")
-        raise ToolError(f"{lost} {how}") from lost
+        raise ToolError(f"{lost} {workers.how_to_go_on(request.run, before, request.again)}") from lost
     except Mishap as mishap:
         raise ToolError(f"{mishap} {_how_to_go_on(request, folder)}") from mishap
 
@@ -187,10 +186,7 @@ def _work(
     console: Console,
     deadline: float | None,
 ) -> str:
-    # these take seconds to import, and the checks above need none of them
-    from torchrnn.tools.runs.plot import write_loss_curve
-    from torchrnn.tools.runs.training import Training, seed_share
-    from torchrnn.tools.runs.weights import load_best
+    from torchrnn.tools.runs.training import Training, seed_share  # takes seconds; the checks above need it not
 
     torch.set_num_threads(job.settings.threads)
     torch.manual_seed(job.settings.seed)
@@ -208,10 +204,17 @@ def _work(
                 _fit(training, console, deadline)
             except KeyboardInterrupt as error:
                 raise (AlreadyTold(Stopped.code) if share.rank else _stopped(request, training)) from error
-        if share.rank:
-            return ""
-        write_loss_curve(folder, training.record, job)
-        return "\n".join([*_conclusion(request, training), *job.finish(folder, load_best(model, folder, job.name))])
+        return "" if share.rank else _finish(request, training)
+
+
+def _finish(request: Request, training: Any) -> str:
+    from torchrnn.tools.runs.plot import write_loss_curve
+    from torchrnn.tools.runs.weights import load_best
+
+    folder, job = training.folder, training.job
+    write_loss_curve(folder, training.record, job)
+    model = load_best(training.model, folder, job.name)
+    return "\n".join([*_conclusion(request, training), *job.finish(folder, model)])
 
 
 def _fit(training: Any, console: Console, deadline: float | None) -> None:

@@ -102,7 +102,7 @@ def of_all(tensor: Tensor, share: Share) -> list[Tensor]:
     """The Tensors of one shape that the processes hold, by rank."""
     whole = torch.zeros(share.world, *tensor.shape, dtype=tensor.dtype)
     whole[share.rank] = tensor.cpu()
-    return list(added(whole, share))
+    return [part.clone() for part in added(whole, share)]  # a part of a Tensor would be stored with all of it
 
 
 def of_the_first(thing: Any, share: Share) -> Any:

@@ -23,7 +23,7 @@ PATIENCE = 4.0  # seconds for the processes to end by themselves when one of the
 def supervise(count: int, folder: RunFolder, again: str) -> None:
     """Give this command to `count` processes; return when all have done it, else say what has happened."""
     run = folder.root
-    before = _checkpoints(run)
+    before = checkpoints(run)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     workers = [_start(rank, count, store.port) for rank in range(count)]
     try:
@@ -32,20 +32,20 @@ def supervise(count: int, folder: RunFolder, again: str) -> None:
         _end(workers)
         if workers[0].returncode == Stopped.code:
             raise AlreadyTold(Stopped.code) from None
-        raise Stopped(f"Stopped. {_how_to_go_on(run, before, again)}") from None
+        raise Stopped(f"Stopped. {how_to_go_on(run, before, again)}") from None
     finally:
         _end(workers)
     if ended is None:
         return
     code = workers[ended].returncode
     if code > 0:
-        raise AlreadyTold(code)  # it said why itself
+        raise AlreadyTold(max(workers[0].returncode, 0) or code)  # it said why itself
     folder.release()
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     system = ", by someone or by the system for want of memory" if name == "SIGKILL" else ""
     raise ToolError(
         f"Process {ended} of the {count} that trained {run} was ended by {name}{system}; the others were ended, too. "
-        f"{_how_to_go_on(run, before, again)}"
+        f"{how_to_go_on(run, before, again)}"
     )
 
 
@@ -90,13 +90,15 @@ def _close(worker: subprocess.Popen[bytes]) -> None:
             worker.stdin.close()
 
 
-def _checkpoints(run: Path) -> list[tuple[str, int, int]]:
+def checkpoints(run: Path) -> list[tuple[str, int, int]]:
+    """The checkpoints of a run, and what tells them from others of the same name."""
     found = [(path.name, path.stat()) for path in checkpoint.found(run)]
     return [(name, status.st_ino, status.st_mtime_ns) for name, status in found]
 
 
-def _how_to_go_on(run: Path, before: list[tuple[str, int, int]], again: str) -> str:
-    now = _checkpoints(run)
+def how_to_go_on(run: Path, before: list[tuple[str, int, int]], again: str) -> str:
+    """What to do after a process was killed, by whether there are other checkpoints than `before`."""
+    now = checkpoints(run)
     if now and (now != before or "--resume" in sys.argv):
         return f"The last checkpoint is whole; go on with: {again}"
     earlier = ", and the earlier run is as it was" if now else ""

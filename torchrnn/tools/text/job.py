@@ -62,6 +62,17 @@ class TextJob(Job):
         """The digest of the text, and the vocabulary."""
         return {"sha256": self.digest, **self.corpus.vocabulary.remember()}
 
+    @classmethod
+    def check(cls, settings: TextSettings, data: dict[str, Any]) -> None:
+        """The digest, and the characters in their order, by which they are found."""
+        super().check(settings, data)
+        if not isinstance(data["sha256"], str):
+            raise TypeError("sha256 must be a string")
+        if settings.tokens == "characters":
+            characters = data["characters"]
+            if not isinstance(characters, str) or not characters or characters != "".join(sorted(set(characters))):
+                raise ValueError("characters must be different characters in the order of their code points")
+
     def understood(self) -> list[str]:
         """How much text there is."""
         corpus = self.corpus
