@@ -139,16 +139,8 @@ def begin(root, name, step):
         folder.model.write_bytes(name.encode())
         folder.metrics.write_text(name)
 
-    folder = RunFolder(
-        root,
-        Config(
-            name,
-            [],
-            "text",
-            TextSettings(threads=1),
-            {"sha256": "", "characters": "a", "tokenizer.json": name.encode()},
-        ),
-    )
+    data = {"sha256": "", "characters": "a", "tokenizer.json": name.encode()}
+    folder = RunFolder(root, Config(name, [], "text", TextSettings(threads=1), data))
     folder.save(write)
 
 

@@ -47,15 +47,8 @@ def test_a_setting_out_of_range_is_named(name, value, expected):
 
 @given(st.text(min_size=1).map(lambda text: "".join(sorted(set(text)))), st.lists(st.text()), st.floats(1e-9, 1e3))
 def test_config_comes_back_and_is_toml(tmp_path_factory, characters, files, lr):
-    config = Config(
-        "torchrnn text",
-        files,
-        "text",
-        TextSettings(lr=lr),
-        {"sha256": "00", "characters": characters},
-        "torch",
-        ["again"],
-    )
+    data = {"sha256": "00", "characters": characters}
+    config = Config("torchrnn text", files, "text", TextSettings(lr=lr), data, "torch", ["again"])
     path = tmp_path_factory.mktemp("run") / "config.toml"
     path.write_bytes(config.to_bytes())
     assert Config.read(path) == config

@@ -147,9 +147,8 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The end of a round: a row, a checkpoint, and the files derived from it."""
-        names = together.of_the_first(sorted(self._sums.values), self.share)  # it has rows if any has
-        train = self._measured(self._sums.total(names, self.share))
-        validation = self._measured(self._validation_sums.total(names, self.share))
+        train = self._measured(self._sums.total(self._sums, self.share))
+        validation = self._measured(self._validation_sums.total(self._sums, self.share))
         if not all(math.isfinite(value) for value in (*train.values(), *validation.values())):
             if self.share.rank:
                 raise AlreadyTold(ToolError.code)
@@ -289,9 +288,13 @@ class _Sums:
         for name, value in sums.items():
             self.values[name] = self.values[name] + torch.as_tensor(value).detach().to(self.device, self.dtype)
 
-    def total(self, names: list[str], share: Share) -> dict[str, float]:
-        values = torch.stack([self.values[name] for name in names])
-        return dict(zip(names, together.added(values, share).tolist(), strict=True))
+    def total(self, like: _Sums, share: Share) -> dict[str, Any]:
+        """The sums over all processes; those of the first process in `like` say which there are."""
+        mine = sorted((name, tuple(value.shape)) for name, value in like.values.items())
+        shapes = dict(together.of_the_first(mine, share))  # it has rows if any has
+        parts = [self.values[name].expand(shape).flatten() for name, shape in shapes.items()]
+        whole = together.added(torch.cat(parts), share).split([part.numel() for part in parts])
+        return {name: part.view(shape).tolist() for part, (name, shape) in zip(whole, shapes.items(), strict=True)}
 
 
 def _to(state: Any, device: torch.device) -> Any:
