@@ -85,7 +85,7 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_resume_continues(tmp_pa
         wait_for_checkpoint(run, process)
         _, second = children(process)
         os.kill(second, 9)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     finally:
         kill(process)
     assert process.returncode == 1
@@ -128,7 +128,7 @@ def test_the_workers_end_with_who_started_them(tmp_path):
     wait_for_checkpoint(run, process)
     numbers = children(process)
     process.kill()
-    output, _ = process.communicate(timeout=30)  # they hold the pipe open until they end
+    output, _ = process.communicate(timeout=60)  # they hold the pipe open until they end
     assert f"Stopped. The last checkpoint is whole; go on with: torchrnn text --resume --run {run}" in output
     assert "Traceback" not in output
     assert not any(map(together._lives, numbers))
