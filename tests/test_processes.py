@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,11 @@ from tools_runs import SMALL, kill, snapshot, start, torchrnn, write_text
 
 from torchrnn.tools.runs import checkpoint, together, workers
 from torchrnn.tools.runs.job import Share
+from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.training import Training
+from torchrnn.tools.text.corpus import prepare
+from torchrnn.tools.text.job import TextJob
+from torchrnn.tools.text.settings import TextSettings
 
 ON_LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the test finds the processes in /proc")
 ENDLESS = ["--epochs=100000", "--patience=0", "--validate-every=20"]
@@ -68,13 +74,24 @@ def test_two_processes_train_as_one_and_one_goes_on_with_their_run(tmp_path):
 
 def test_two_processes_go_on_bit_for_bit(tmp_path):
     arguments = ["text", write_text(tmp_path), *SMALL, "--dropout=0.5", "--validate-every=5", "--devices=2"]
-    processes = [start(*arguments, "--steps=10", "--run", tmp_path / "once")]
-    processes.append(start(*arguments, "--steps=5", "--run", tmp_path / "parts"))
-    for process in processes:
-        finished(process)
-    assert figures(tmp_path / "parts") == figures(tmp_path / "once")[:1]
-    finished(start("text", "--resume", "--steps=10", "--run", tmp_path / "parts"))
-    assert snapshot(tmp_path / "parts") == snapshot(tmp_path / "once")
+    finished(start(*arguments, "--steps=10", "--run", tmp_path / "once"))
+    shutil.copytree(tmp_path / "once", tmp_path / "again")
+    shutil.rmtree(checkpoint.found(tmp_path / "again")[-1])  # as killed between the checkpoints
+    finished(start("text", "--resume", "--run", tmp_path / "again"))
+    assert snapshot(tmp_path / "again") == snapshot(tmp_path / "once")
+    assert snapshot(tmp_path / "once")["checkpoint"] == "checkpoint-00000010"
+
+
+def test_a_process_without_rows_takes_no_part_in_a_gradient(tmp_path, monkeypatch):
+    job = TextJob(prepare("abcabdabe" * 30, 0.2, 2, 10), TextSettings(), "")
+    training = Training(job.build(job.settings, {"sha256": "", "characters": "abcde"}), job, RunFolder(tmp_path))
+    training.on_train_epoch_start()
+    monkeypatch.setattr(together, "added", lambda tensor, share: tensor + torch.tensor([20.0, 0.0]))  # the others'
+    loss = training.training_step((3, None), 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(weight.grad is not None and not weight.grad.any() for weight in training.model.parameters())
+    assert training.units == 0
 
 
 @ON_LINUX
