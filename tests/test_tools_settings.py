@@ -80,9 +80,9 @@ def test_config_comes_back_and_is_toml(tmp_path_factory, characters, files, lr):
 )
 def test_a_damaged_config_is_explained(tmp_path, old, new, message):
     path = tmp_path / "config.toml"
-    path.write_text(
-        Config("torchrnn text", [], "text", TextSettings(), {"characters": "ab"}).to_toml().replace(old, new)
-    )
+    config = Config("torchrnn text", [], "text", TextSettings(), {"sha256": "00", "characters": "ab"})
+    assert old in config.to_toml()
+    path.write_text(config.to_toml().replace(old, new))
     if message is None:
         assert Config.read(path).settings.hidden_size == 2
         return

@@ -1,5 +1,6 @@
 """The entry point of the command `torchrnn`: it says what to install if the extra is missing."""
 
+import os
 import sys
 
 
@@ -17,6 +18,13 @@ def main() -> None:
             f"torchrnn's command line needs the package {package}, which is not installed. Install what it needs: "
             f"pip install 'torchrnn[tools]'"
         )
+    except SystemExit as end:
+        if end.code and "RANK" in os.environ:
+            # one of several processes: what torch would clear away at the end waits for those that are gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise
 
 
 if __name__ == "__main__":
