@@ -13,8 +13,10 @@ import pytest
 import torch
 from tools_runs import SMALL, kill, snapshot, start, torchrnn, write_text
 
-from torchrnn.tools.runs import checkpoint, together, workers
+from torchrnn.tools.runs import checkpoint, run, together, workers
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.runs.job import Share
+from torchrnn.tools.runs.run import Request
 from torchrnn.tools.runs.runfolder import RunFolder
 from torchrnn.tools.runs.training import Training
 from torchrnn.tools.text.corpus import prepare
@@ -194,3 +196,13 @@ def test_devices_and_the_processes_there_are(tmp_path, monkeypatch):
     result = torchrnn("text", write_text(tmp_path), *SMALL, "--devices=3", "--run", tmp_path / "run")
     assert result.exit_code == 2
     assert "--devices is 3, and 2 processes were started: leave it out" in result.stderr
+
+
+def test_more_processes_than_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(together, "on_this_machine", lambda: 2)
+    request = Request(TextJob, [], tmp_path, False, False, None, {}, "")
+    with pytest.raises(UsageError, match="--devices is 2, and there are 1 of the device cuda here"):
+        run._fitted(TextSettings(device="cuda"), request, Share(0, 2))
+    assert run._fitted(TextSettings(device="cpu", threads=1), request, Share(0, 2)).devices == 2

@@ -275,7 +275,14 @@ def _fitted(settings: Settings, request: Request, share: Share) -> Settings:
     if share.world > 1 and "threads" not in request.given and threads == default_threads():
         threads = max(1, threads // share.world)
     check_threads(threads)
-    return replace(settings, device=_find_device(settings.device), devices=share.world, threads=threads)
+    device = _find_device(settings.device)
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, share.world)
+    if together.on_this_machine() > here:
+        raise UsageError(
+            f"--devices is {share.world}, and there are {here} of the device {device} here: each process needs one of "
+            f"its own. Lower it, or choose --device cpu."
+        )
+    return replace(settings, device=device, devices=share.world, threads=threads)
 
 
 def _find_device(name: str) -> str:

@@ -32,6 +32,11 @@ def world() -> int:
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_PORT"} <= os.environ.keys() else 1
 
 
+def on_this_machine() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world())) if world() > 1 else 1
+
+
 @contextmanager
 def joined() -> Iterator[Share]:
     """Be one of the processes for the block; whichever way it is left, the others are not kept waiting."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +25,7 @@ from torchrnn.tools.runs.files import write_file
 from torchrnn.tools.runs.job import Job, Share
 from torchrnn.tools.runs.record import Record
 from torchrnn.tools.runs.runfolder import RunFolder
+from torchrnn.tools.runs.sums import Sums
 from torchrnn.tools.runs.weights import load_weights, weights_to_bytes
 
 Batch = tuple[int, Any]  # of which step (a validation batch: which in order), and what the job gave for it
@@ -91,7 +90,7 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A round's figures start from nothing."""
-        self._sums = _Sums(self.device)
+        self._sums = Sums(self.device)
         self.units = 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -138,7 +137,7 @@ class Training(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """The validation part is read from its beginning."""
         self._validation_carried: Any = None
-        self._validation_sums = _Sums(self.device)
+        self._validation_sums = Sums(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up the figures of one batch."""
@@ -229,7 +228,7 @@ def fit(training: Training, report: lightning.Callback | None, deadline: float |
     training.deadline = deadline or math.inf
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are about other products
     world = training.share.world
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if world > 1 else 1  # on this machine
+    devices = together.on_this_machine()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*available but not used.*")  # --device cpu is no mistake
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch
@@ -274,27 +273,6 @@ class Again:
 
     def __iter__(self) -> Iterator[Batch]:
         return self.begin()
-
-
-class _Sums:
-    """Named sums over batches; they stay on the device until they are asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
-        self.values: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=self.dtype, device=device))
-
-    def add(self, sums: dict[str, Tensor | float]) -> None:
-        for name, value in sums.items():
-            self.values[name] = self.values[name] + torch.as_tensor(value).detach().to(self.device, self.dtype)
-
-    def total(self, like: _Sums, share: Share) -> dict[str, Any]:
-        """The sums over all processes; those of the first process in `like` say which there are."""
-        mine = sorted((name, tuple(value.shape)) for name, value in like.values.items())
-        shapes = dict(together.of_the_first(mine, share))  # it has rows if any has
-        parts = [self.values[name].expand(shape).flatten() for name, shape in shapes.items()]
-        whole = together.added(torch.cat(parts), share).split([part.numel() for part in parts])
-        return {name: part.view(shape).tolist() for part, (name, shape) in zip(whole, shapes.items(), strict=True)}
 
 
 def _to(state: Any, device: torch.device) -> Any:
