@@ -8,9 +8,7 @@ struct SampleGradients {
   using Product = Transposed<V, Stored>;
   static constexpr int G = Cell::gates, columns = Cell::columns, C = Product::C, R = Product::R, PAIR = Product::PAIR;
   static constexpr int64_t W = Product::W;
-  static constexpr int64_t LARGE = int64_t(4) << 20;  // bytes of `out` of all samples that go past the caches
   int64_t K, H;
-  bool past;  // the caches
 
   // Whether one packing holds all steps, and the rows of `out` are as long as a vector.
   static bool takes(int64_t K, int64_t M) { return K > 4 && K <= Product::STEPS && M >= V::lanes; }
@@ -54,18 +52,12 @@ struct SampleGradients {
           for (int r = 0; r < R; r++) rows[r] = block + r * PAIR;
           int count = H - n < R ? (int)(H - n) : R;
           multiply<V>(vectors, count, padded(), rows, R, panel, W, tile, false);
-          for (int r = 0; r < count; r++)
-            write(tile + r * vectors * V::lanes, vectors, M - m, out + (g * H + n + r) * M + m);
+          for (int r = 0; r < count; r++) write(tile + r * vectors * V::lanes, vectors, M - m, out + (g * H + n + r) * M + m);
         }
     }
   }
 
-  void write(const T* from, int vectors, int64_t left, Stored* to) const {
-    if constexpr (__is_same(Stored, T))
-      if (past && left >= vectors * V::lanes && (uintptr_t)to % sizeof(V) == 0) {
-        for (int c = 0; c < vectors; c++) stream(V::load(from + c * V::lanes), to + c * V::lanes);
-        return;
-      }
+  static void write(const T* from, int vectors, int64_t left, Stored* to) {
     for (int c = 0; c < vectors; c++) {
       V value = V::load(from + c * V::lanes);
       int64_t lanes = left - c * V::lanes;
@@ -82,7 +74,7 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
   const int64_t K = all.N / samples, H = all.H, out = all.out, I = all.s.I, P = all.s.P, width = Few::columns * H;
   constexpr int G = Cell::gates;
   Direction<T, Stored> d = all.d;
-  const Few few{K, H, samples * G * H * (I + out) * (int64_t)sizeof(Stored) > Few::LARGE && !getenv("NOSTREAM")};
+  const Few few{K, H};
   const bool few_x = Few::takes(K, I), few_h = Few::takes(K, out), some = few_x || few_h;
   Buffer<const Stored*> rows(3 * K);
   Buffer<Stored> left(some ? few.left_size() : 0), panel(some ? few.panel_size() : 0);
@@ -110,5 +102,4 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
     for (int64_t k = 0, n = v; k < K; k++, n += samples) one.x[k] = d.unprojected + n * H, one.h[k] = d.dprojected + n * out;
     product.run(K, one.x, one.h, own(all.d.dw_hr, P * H), H, nullptr, memory);
   }
-  if (few.past) streamed();
 }

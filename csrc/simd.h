@@ -211,27 +211,6 @@ static TORCHRNN_INLINE void store(V value, typename V::type* to, int lanes) {
   else value.store_first(to, lanes);
 }
 
-// A whole vector past the caches, for results that they could not hold; `to` is as aligned as a vector. After the last
-// one `streamed` must be called: these stores are not in order.
-template <class V>
-static TORCHRNN_INLINE void stream(V value, typename V::type* to) {
-#if defined(__x86_64__)
-  if constexpr (sizeof value.v == 16) return _mm_stream_si128((__m128i*)to, (__m128i)value.v);
-#if defined(__AVX__)
-  if constexpr (sizeof value.v == 32) return _mm256_stream_si256((__m256i*)to, (__m256i)value.v);
-#endif
-#if TORCHRNN_AVX512
-  if constexpr (sizeof value.v == 64) return _mm512_stream_si512((__m512i*)to, (__m512i)value.v);
-#endif
-#endif
-  value.store(to);
-}
-static TORCHRNN_INLINE void streamed() {
-#if defined(__x86_64__)
-  _mm_sfence();
-#endif
-}
-
 // Rows and columns of a square block exchanged: in each round, neighbours `half` apart swap their off-diagonal quarters.
 template <class V>
 static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {
