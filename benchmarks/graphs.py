@@ -27,13 +27,16 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     torch.compile(torch.nn.Linear(2, 2), fullgraph=True)(torch.randn(2, 2))  # the compiler itself is loaded
-    table = Table("case", "T", "compile forward s", "with backward s", "forward", "training step", "10 lengths")
+    table = Table(
+        "case", "T", "compile forward s", "with backward s", "forward", "entering", "training step", "10 lengths"
+    )
     for name, (kind, T, B, options) in CASES.items():
         layer, x = kind(64, 64, **options), torch.randn(T, B, 64)
         table.add_row(name, str(T), *measured(layer, x), str(compilations(kind(64, 64, **options), T, B)))
     console = Console()
     console.print(table)
     console.print("forward and training step: compiled / eager, medians of alternating runs, one thread, CPU clock")
+    console.print("entering: the same where the layer is eager and a compiled model of two Linear(8, 8) runs after it")
 
 
 def measured(layer: Any, x: Tensor) -> tuple[str, ...]:
@@ -47,7 +50,22 @@ def measured(layer: Any, x: Tensor) -> tuple[str, ...]:
         runs(compiled, x)
         row.append(f"{time.perf_counter() - begun:.1f}")
         ratios.append(f"{alternating(lambda c=compiled, r=runs: r(c, x), lambda r=runs: r(layer, x)):.2f}")
+        if runs is forward:
+            ratios.append(f"{entering(layer, x):.2f}")
     return (*row, *ratios)
+
+
+def entering(layer: Any, x: Tensor) -> float:
+    """What it costs to call anything compiled after the kernels have filled the caches, as a ratio."""
+    little: Any = torch.compile(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)), fullgraph=True)
+    small = torch.randn(2, 8)
+    forward(little, small)
+
+    def both() -> None:
+        forward(layer, x)
+        forward(little, small)
+
+    return alternating(both, lambda: forward(layer, x))
 
 
 def forward(layer: Any, x: Tensor) -> None:

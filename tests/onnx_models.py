@@ -21,9 +21,11 @@ CELLS: dict[str, Any] = {
     "rnn_relu": lambda *a, **k: torchrnn.RNN(*a, nonlinearity="relu", **k),
     "lstm": torchrnn.LSTM,
     "gru": torchrnn.GRU,
+    "gru_reset_before": lambda *a, **k: torchrnn.GRU(*a, reset_after=False, **k),
     "coupled_lstm": CoupledLSTM,
 }
-NODES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "coupled_lstm": "Scan"}
+NODES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}
+NODES |= {"coupled_lstm": "Scan"}
 STACKS: list[tuple[int, int]] = list(product((1, 2), (1, 2)))  # layers and directions
 
 

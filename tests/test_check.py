@@ -330,6 +330,71 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "a negative length": (lambda: GRU(X, lengths=[-1, 2]), ArgumentError, "got lengths[0] = -1"),
     "too many lengths": (lambda: GRU(X, lengths=[1, 2, 3]), ArgumentError, "lengths must be (B,) = (2,), got (3,)"),
     "lengths as floats": (lambda: GRU(X, lengths=[1.0, 2.0]), TypeError, "lengths must be integers, got torch.float32"),
+    "lengths as floats in a list": (
+        lambda: GRU(X, lengths=[1.0, 2.0]),
+        TypeError,
+        "use torch.as_tensor(lengths).long()",
+    ),
+    "lengths as floats in a Tensor": (
+        lambda: GRU(X, lengths=torch.tensor([1.0, 2.0])),
+        TypeError,
+        "got torch.float32: use lengths.long()",
+    ),
+    "a truth value among lengths": (
+        lambda: GRU(X, lengths=[2, True]),
+        TypeError,
+        "lengths must be integers, got lengths[1] = True: they count steps; flags are for mask=",
+    ),
+    "truth values as lengths": (
+        lambda: GRU(X, lengths=torch.tensor([True, False])),
+        TypeError,
+        "lengths must be integers, got torch.bool: they count steps; flags are for mask=",
+    ),
+    "a place to reset to and no reset": (
+        lambda: GRU(X, reset_to="initial"),
+        ValueError,
+        "reset_to='initial' says what a reset sets the state to, but there is no reset=: give it, or leave",
+    ),
+    "a word for return_all": (
+        lambda: GRU(X, return_all="yes"),  # type: ignore[arg-type]
+        TypeError,
+        "return_all should be of type bool, got: str",
+    ),
+    "a number of directions": (
+        lambda: torchrnn.GRU(3, 5, bidirectional=2),  # type: ignore[arg-type]
+        TypeError,
+        "bidirectional should be of type bool, got: int",
+    ),
+    "a word for batch_first": (
+        lambda: torchrnn.GRU(3, 5, batch_first="no"),  # type: ignore[arg-type]
+        TypeError,
+        "batch_first should be of type bool, got: str",
+    ),
+    "a misspelt keyword": (
+        lambda: torchrnn.GRU(3, 5, merge_mod="sum"),
+        TypeError,
+        "GRU() got an unexpected keyword argument 'merge_mod': did you mean 'merge_mode'?",
+    ),
+    "a misspelt keyword of an LSTM": (
+        lambda: torchrnn.LSTM(3, 5, bidirectionnal=True),  # type: ignore[call-arg]
+        TypeError,
+        "LSTM() got an unexpected keyword argument 'bidirectionnal': did you mean 'bidirectional'?",
+    ),
+    "an unknown keyword": (
+        lambda: torchrnn.RNN(3, 5, qqq=True),
+        TypeError,
+        "RNN() got an unexpected keyword argument 'qqq'; it takes input_size, hidden_size, num_layers",
+    ),
+    "explain without an input": (
+        lambda: torchrnn.explain(GRU),
+        TypeError,
+        "what the GRU would be called with, as in explain(layer, x): missing a required argument: 'input'",
+    ),
+    "explain with a misspelt keyword": (
+        lambda: torchrnn.explain(GRU, X, length=[1, 2]),
+        TypeError,
+        "unexpected keyword argument 'length'; a call of GRU takes input, hx, lengths, mask",
+    ),
     "lengths with one sequence": (lambda: GRU(X[:, 0], lengths=[2]), ArgumentError, "lengths goes with a padded batch"),
     "lengths with a packed sequence": (
         lambda: GRU(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), lengths=[2]),
@@ -418,6 +483,11 @@ def test_mistake(mistake: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error) as caught:
         mistake()
     assert words in str(caught.value)
+
+
+def test_directions_as_zero_and_one_are_taken_as_torch_does() -> None:
+    for given in (0, 1):
+        assert torchrnn.GRU(3, 5, bidirectional=given).bidirectional is bool(given)  # type: ignore[arg-type]
 
 
 def test_an_argument_error_is_what_torch_raises_too() -> None:

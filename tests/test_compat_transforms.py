@@ -194,6 +194,39 @@ def test_gradients_of_samples_are_those_of_a_loop_and_take_one_sweep(monkeypatch
             torch.testing.assert_close(together[name][k], parameter.grad, atol=1e-12, rtol=1e-12)
 
 
+# few steps, more than are packed at once, rows shorter than a vector, last rows and columns of a tile, a large result
+SHAPES = [(4, 40, 21), (5, 40, 21), (300, 16, 9), (20, 5, 33), (20, 65, 3), (12, 200, 70), (9, 300, 300)]
+
+
+@pytest.mark.parametrize(("T", "I", "H"), SHAPES)
+@pytest.mark.parametrize("kind", [torchrnn.RNN, torchrnn.LSTM, torchrnn.GRU])
+def test_gradients_of_samples_of_any_size_are_those_of_a_loop(kind: Any, T: int, I: int, H: int) -> None:
+    for options in ({"bidirectional": True}, {"bias": False}):
+        layer = kind(I, H, **options, **F64)
+        xs, weights = torch.randn(3, T, I, **F64), weights_of(layer)
+        together = vmap(grad(loss_of(layer, {})), (None, 0))(weights, xs)
+        for k, x in enumerate(xs):
+            layer.zero_grad()
+            loss_of(layer, {})(dict(layer.named_parameters()), x).backward()
+            for name, parameter in layer.named_parameters():
+                scale = parameter.grad.abs().max().item()
+                torch.testing.assert_close(together[name][k], parameter.grad, atol=1e-12 * max(scale, 1), rtol=1e-12)
+
+
+def test_gradients_of_samples_in_bfloat16_are_those_of_a_loop() -> None:
+    for T in (3, 11, 600):
+        layer = torchrnn.GRU(33, 20, dtype=torch.bfloat16)
+        xs, weights = torch.randn(4, T, 33).bfloat16(), weights_of(layer)
+        together = vmap(grad(loss_of(layer, {})), (None, 0))(weights, xs)
+        for k, x in enumerate(xs):
+            layer.zero_grad()
+            loss_of(layer, {})(dict(layer.named_parameters()), x.unsqueeze(1)).backward()
+            for name, parameter in layer.named_parameters():
+                grads: Any = together[name][k], parameter.grad
+                scale = grads[1].abs().max().item()
+                torch.testing.assert_close(*grads, atol=0.02 * scale, rtol=0.02)
+
+
 def test_a_mapped_layer_trains_by_autograd() -> None:
     layer = torchrnn.GRU(I, H, **F64)
     xs = torch.randn(V, T, B, I, requires_grad=True, **F64)

@@ -66,6 +66,17 @@ def test_layers_agree_with_onnxruntime(op: str, D: int, bias: bool) -> None:
     agree(node, layer)
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("D", [1, 2])
+def test_a_gru_whose_reset_gate_acts_before_the_product(D: int, bias: bool) -> None:
+    node = model("GRU", D, bias, linear_before_reset=0)
+    layer = from_onnx(node)
+    assert not layer.reset_after
+    agree(node, layer)
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        agree(node, from_onnx(model("GRU", D, bias)))  # the same weights in the other GRU
+
+
 @pytest.mark.parametrize("name", ["Tanh", "Relu", "Sigmoid", "Affine", "Softsign", "Elu"])
 @pytest.mark.parametrize("op", GATES)
 def test_activations(op: str, name: str) -> None:
@@ -143,7 +154,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "direction='reverse': our layers run forward, or both ways": ("GRU", {"direction": "reverse"}),
     "clip, which acts on what goes into the activations": ("LSTM", {"clip": 0.5}),
     "input_forget=1, which couples two gates": ("LSTM", {"input_forget": 1}),
-    "linear_before_reset=0: the reset gate": ("GRU", {"linear_before_reset": 0}),
     "peepholes P": ("LSTM", {"extra": {"P": np.ones((1, 3 * H), np.float32)}, "initial": {}}),
     "our layers have one, and the sigmoid": ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}),
     "our layers have one, and": ("GRU", {"activations": ["HardSigmoid", "Tanh"]}),

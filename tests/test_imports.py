@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "check_states",
         "init",
         "lazy",
+        "legacy",
         "arguments",
         "parameters",
         "sequence",
@@ -50,6 +51,7 @@ MAY_IMPORT = {
     "arguments": {"check"},
     "parameters": set(),
     "lazy": set(),
+    "legacy": {"call", "check"},
     "init": set(),
     "stack": {"call", "check", "check_states", "history", "parameters", "sequence"},
     "history": {"backends", "call", "sequence"},  # how steps are packed

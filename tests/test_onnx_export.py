@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from fused import needs_kernels
 from onnx_models import Called, H, I, Session, compare
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+from torch.utils._pytree import tree_leaves
 
 import torchrnn
 import torchrnn.onnx
@@ -181,3 +184,36 @@ def test_arguments_that_are_no_tensors() -> None:
     with pytest.warns(UserWarning, match="dynamic axes will not be renamed"):  # torch loses the names of dimensions
         program = export(model, (example, 2.0, "a"), dynamic_shapes=({0: "T"}, None, None))
     compare(Session(program)(example), (model(example, 2.0, "a"),))
+
+
+def test_the_exporter_that_traces_takes_a_bare_layer(tmp_path: Any) -> None:
+    """It gives all arguments by position, which a layer's are not."""
+    axes = {"x": {0: "T", 1: "B"}}
+    for layer in (torchrnn.GRU(3, 4, bidirectional=True), torchrnn.LSTM(3, 4), torchrnn.RNN(3, 4)):
+        path = tmp_path / "layer.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is old
+            given: Any = {"dynamo": False, "input_names": ["x"], "dynamic_axes": axes}
+            torch.onnx.export(layer.eval(), (torch.randn(5, 2, 3),), path, **given)
+        x = torch.randn(9, 4, 3)
+        compare(Session(onnx.load(path))(x), tree_leaves(layer(x)))
+
+
+class Lengths(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torchrnn.LSTM(3, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.layer(x, lengths=lengths)
+
+
+def test_the_exporter_that_traces_gets_no_steps_of_one_length(tmp_path: Any) -> None:
+    x = torch.randn(5, 2, 3)
+    for model, args in ((torchrnn.GRU(3, 4, reset_after=False), (x,)), (Lengths(), (x, torch.tensor([5, 2])))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(
+                ArgumentError, match=r"by torch.onnx.export\(dynamo=False\), whose file .* use torchrnn"
+            ):
+                torch.onnx.export(model.eval(), args, tmp_path / "layer.onnx", dynamo=False)

@@ -283,9 +283,10 @@ def test_mistakes():
         torchrnn.watch(layer, x, loss=lambda r: r[0])
     with pytest.raises(ValueError, match="the loss depends on nothing that requires a gradient: was it detached"):
         torchrnn.watch(layer, x, loss=lambda r: r[0].detach().sum())
-    with pytest.raises(ValueError, match="there is no step to see"):
-        torchrnn.watch(layer, x[:0])
-    with pytest.raises(ValueError, match="no recurrent layer was called"):
+    for given, lengths in ((x[:0], None), (x, [0, 0, 0])):
+        with pytest.raises(ValueError, match="there is no step to see: every row that 'model' got is empty"):
+            torchrnn.watch(layer, given, lengths=lengths)
+    with pytest.raises(ValueError, match="there is no step to see: the model did not call"):
         torchrnn.watch(Unused(), x)
     frozen = torchrnn.GRU(I, H).requires_grad_(False)
     with pytest.raises(ValueError, match=r"requires a gradient"):

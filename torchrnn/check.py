@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +53,8 @@ def layer_options(layer: Recurrent, dropout: Any) -> None:
     sizes(layer.input_size, smallest)
     bias(layer.bias)
     boolean("batch_first", layer.batch_first)
+    if layer.bidirectional not in (True, False):  # torch.nn takes 0 and 1, which programs give
+        boolean("bidirectional", layer.bidirectional)
     for name, value in (("input_size", layer.input_size), ("hidden_size", smallest), ("num_layers", layer.num_layers)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be greater than zero, got {value}")
@@ -147,8 +151,21 @@ def sequence(name: str, x: Tensor, I: int | None, weight: Tensor, letters: str) 
     matches_weight(name, x, weight, "RNN input")
 
 
-def return_all(layer: Recurrent) -> None:
+def unknown(kind: type, constructor: Any, given: Iterable[str]) -> str:
+    """What is wrong with keywords that a constructor does not know: named for the class that was called."""
+    import difflib  # few make mistakes
+
+    known = [*inspect.signature(kind).parameters, *inspect.signature(constructor).parameters]
+    known = [name for name in known if name not in ("self", "args", "kwargs", "options", "unknown")]
+    first = next(iter(given))
+    near = difflib.get_close_matches(first, known, 1)
+    hint = f": did you mean {near[0]!r}?" if near else f"; it takes {', '.join(dict.fromkeys(known))}"
+    return f"{kind.__name__}() got an unexpected keyword argument {first!r}{hint}"
+
+
+def return_all(layer: Recurrent, value: Any) -> None:
     """Raise where the trace of all steps cannot be returned."""
+    boolean("return_all", value)
     if not layer.return_sequences:
         raise ValueError(
             "return_all=True and return_sequences=False do not go together: the latter gives one Tensor, for "

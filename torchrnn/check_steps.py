@@ -28,9 +28,12 @@ def together(layer: Recurrent, input: Any, lengths: Any, mask: Any, reset: Any, 
             "lengths and mask do not go together: give one of them; a row of length n is a mask that is True in its "
             "first n steps and False beyond"
         )
+    if reset_to != "zero" and reset is None:
+        raise ValueError(
+            f"reset_to={reset_to!r} says what a reset sets the state to, but there is no reset=: give it, or leave "
+            "reset_to out; without resets a sequence begins with hx anyway"
+        )
     said = [name for name, given in (("lengths", lengths), ("mask", mask), ("reset", reset)) if given is not None]
-    if not said:
-        return
     came = ""
     if isinstance(input, PackedSequence):
         came = "a PackedSequence, which carries its own lengths: pad it first with pad_packed_sequence"
@@ -54,10 +57,14 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         expected = f"{_letters(batch)} = {batch}"
         raise TypeError(f"lengths must be {expected} integers, a Tensor or a list, got {lengths!r}") from error
+    if not isinstance(lengths, Tensor):
+        _numbers(lengths)
     if not given.numel():  # an empty list has neither a dtype nor all dimensions
         given = torch.zeros(batch if given.shape == batch[: given.dim()] else given.shape, dtype=torch.int64)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
+        repair = "lengths.long()" if isinstance(lengths, Tensor) else "torch.as_tensor(lengths).long()"
+        flags = ": they count steps; flags are for mask=" if given.dtype == torch.bool else f": use {repair}"
+        raise TypeError(f"lengths must be integers, got {given.dtype}{flags}")
     if given.shape != batch:
         raise ArgumentError(
             f"lengths must be {_letters(batch)} = {batch}, got {tuple(given.shape)}: one length for each row of the "
@@ -73,6 +80,17 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
             "lengths count steps of the padded input, not bytes or tokens before truncation"
         )
     return given.flatten()
+
+
+def _numbers(lengths: Any) -> None:
+    """Raise where a list has a truth value among its numbers, which torch takes for 0 or 1."""
+    for at, one in enumerate(lengths):
+        if isinstance(one, bool):
+            raise TypeError(
+                f"lengths must be integers, got lengths[{at}] = {one}: they count steps; flags are for mask="
+            )
+        if isinstance(one, (list, tuple)):
+            _numbers(one)
 
 
 def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bool) -> Tensor:

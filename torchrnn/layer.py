@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import activation as activations
-from torchrnn import arguments, check, check_states, init, lazy, parameters, sequence, stack
+from torchrnn import arguments, check, check_states, init, lazy, legacy, parameters, sequence, stack
 from torchrnn.activation import PLAIN, Options
 from torchrnn.backends import quick
 from torchrnn.call import Call, as_one_node, choose, no_script
@@ -111,7 +111,10 @@ class Recurrent(nn.Module):
         learn_initial_state: bool = False,
         batch_first_state: bool = False,
         output_dropout: float = 0.0,
+        **unknown: NoReturn,
     ) -> None:
+        if unknown:
+            raise TypeError(check.unknown(type(self), Recurrent.__init__, unknown))
         super().__init__()
         self.mode = self.cell.name.upper()
         self.input_size = input_size
@@ -121,7 +124,7 @@ class Recurrent(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         check.layer_options(self, dropout)
-        self.dropout = float(dropout)
+        self.bidirectional, self.dropout = bool(bidirectional), float(dropout)
         options = activations.options(self.cell, activation, cell_clip)
         if options is not PLAIN:
             self._options = options
@@ -217,7 +220,7 @@ class Recurrent(nn.Module):
             return as_one_node(self, input, hx, **given, **({"return_all": True} if return_all else {}))
         call, form = self.request(input, hx, lengths, mask, reset, reset_to)
         if return_all:
-            check.return_all(self)
+            check.return_all(self, return_all)
             return stack.run(self, call._replace(all_states=True), form)
         if self._beyond:
             return stack.run(self, call, form)
@@ -236,7 +239,7 @@ class Recurrent(nn.Module):
     ) -> tuple[Call, sequence.Form]:
         """The call that ``forward`` makes of its arguments, and the form in which its results go back."""
         if return_all:
-            check.return_all(self)
+            check.return_all(self, return_all)
         weights = self._flat_weights
         LD = self.num_layers * (2 if self.bidirectional else 1)
         if (
@@ -331,6 +334,9 @@ class Recurrent(nn.Module):
         return None if self._options.limit == math.inf else self._options.limit
 
     __prepare_scriptable__ = no_script
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:  # what nn.Module calls while torch.jit traces
+        return super()._slow_forward(**legacy.arguments(self, input, kwargs))  # pyright: ignore[reportAttributeAccessIssue]
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn prints them."""

@@ -23,6 +23,7 @@ KINDS = {
     "rnn_relu": Kind("RNN", (0,), 1, False, 1),
     "lstm": Kind("LSTM", (0, 3, 1, 2), 2, True, 2),  # i o f c, ours i f g o
     "gru": Kind("GRU", (1, 0, 2), 1, True, 1),  # z r h, ours r z n
+    "gru_reset_before": Kind("GRU", (1, 0, 2), 1, True, 1),
 }
 #: Activations by ONNX's names; those that take numbers, with them.
 ACTIVATIONS = {
@@ -63,7 +64,7 @@ def run(layer: Layer, x: Value) -> Results:
     given = [None if is_zero(s) else s for s in layer.states]
     attributes = _attributes(layer, kind) | {"hidden_size": H}
     if kind.op == "GRU":
-        attributes["linear_before_reset"] = 1
+        attributes["linear_before_reset"] = int(layer.cell == "gru")
     output, *finals = getattr(op, kind.op)(x, w, r, b, sizes, *given, **attributes)
     # (T, D, B, H) -> (T, B, D·H)
     if layer.D == 1:

@@ -149,6 +149,8 @@ def _layer(read: _Read) -> Recurrent:
     H = r.shape[-1]
     options: dict[str, Any] = {"bias": b is not None, "bidirectional": D == 2, "dtype": w.dtype}
     options["batch_first"] = read.attribute("layout", 0) == 1
+    if kind == "GRU":
+        options["reset_after"] = bool(read.attribute("linear_before_reset", 0))
     activation = _activation(read, D)
     options["nonlinearity" if kind == "RNN" and activation == "relu" else "activation"] = activation
     initial = _initial(read, 2 if kind == "LSTM" else 1)
@@ -174,8 +176,6 @@ def _refuse(read: _Read) -> None:
         reasons.append("clip, which acts on what goes into the activations; cell_clip acts on the state")
     if read.attribute("input_forget", 0):
         reasons.append("input_forget=1, which couples two gates")
-    if read.node.op_type == "GRU" and not read.attribute("linear_before_reset", 0):
-        reasons.append("linear_before_reset=0: the reset gate of our GRU acts after the product with weight_hh")
     peepholes = read.input("P", needed=True)
     if peepholes is not None and bool(peepholes.any()):
         reasons.append("peepholes P")

@@ -92,9 +92,17 @@ def explain(layer: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
             f"layer must be a torchrnn layer or cell, got {type(layer).__name__}: "
             "torchrnn.convert(model) turns those of torch.nn into ours"
         )
+    try:
+        arguments = inspect.signature(request).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        name = type(layer).__name__
+        taken = ", ".join(inspect.signature(request).parameters)
+        raise TypeError(
+            f"explain needs what the {name} would be called with, as in explain(layer, x): {error}; a call of {name} "
+            f"takes {taken}"
+        ) from None
     made, _ = request(*args, **kwargs)
     told = Explanation(*call.account(made))
-    arguments = inspect.signature(request).bind(*args, **kwargs).arguments
     told.title = f"{type(layer).__name__}({layer.extra_repr()})"
     of: Any = shapes.of_cell if made.one_step else shapes.of_layer
     told.legend, told.sections = of(layer, arguments)

@@ -118,7 +118,13 @@ class _Recorder:
     def check(self) -> None:
         """Raise unless a layer has done a step."""
         if not any(sweep for *_, sweeps in self.calls for sweep in sweeps):
-            raise ValueError("there is no step to see: no recurrent layer was called, or its input is empty")
+            if not self.calls:
+                raise ValueError(f"there is no step to see: the model did not call {', '.join(self.names.values())}")
+            empty = ", ".join(repr(name) for name, *_ in self.calls)
+            raise ValueError(
+                f"there is no step to see: every row that {empty} got is empty. Give an input with T and B greater "
+                "than 0, and a length or mask that leaves a step"
+            )
 
     def gradients(self, loss: Tensor) -> dict[Tensor, Tensor]:
         """∂loss of every state at every step; zero where the loss does not depend on it."""
