@@ -1,0 +1,370 @@
+"""Classification's data: what becomes of rows, the split, what is learned of the training part, and every refusal."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+
+from torchrnn.tools.classify import encoded, split, survey, tokens
+from torchrnn.tools.classify.data import Data
+from torchrnn.tools.classify.learned import Counts, Learned, learn
+from torchrnn.tools.classify.order import Order
+from torchrnn.tools.classify.reading import Reader
+from torchrnn.tools.classify.settings import ClassifySettings
+from torchrnn.tools.runs.errors import ToolError, UsageError
+from torchrnn.tools.tables import open_table
+
+
+def write(folder, rows, name="t.csv"):
+    path = folder / name
+    if name.endswith(".jsonl"):
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def prepare(path, **options):
+    """Data and counts of a file."""
+    settings = ClassifySettings(**{"threads": 1, "batch_size": 4, **options})
+    settings.check_columns()
+    found = survey.sources([path], settings)
+    learned, counts = learn(found, settings)
+    return Data(found, learned, settings), counts
+
+
+def refused(path, **options):
+    with pytest.raises(UsageError) as caught:
+        prepare(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def sequences(data, part):
+    """All sequences of a part, as lists, each with its class or classes."""
+    found = []
+    for values, lengths, classes in data.part(part).in_order(3):
+        for place, length in enumerate(lengths.tolist()):
+            wanted = classes[:length, place] if classes.ndim == 2 else classes[place]
+            assert not values[length:, place].any()
+            found.append((values[:length, place].tolist(), wanted.tolist()))
+    return found
+
+
+def test_tokens_of_all_kinds():
+    texts = pl.Series(["añ😀", None, "", " a  b\t"])
+    for kind, expected, lengths in (
+        ("characters", list("añ😀 a  b\t"), [3, 0, 0, 6]),
+        ("words", ["añ😀", "a", "b"], [1, 0, 0, 2]),
+        ("bytes", [chr(byte) for byte in "añ😀 a  b\t".encode()], [7, 0, 0, 6]),
+    ):
+        flat, found = tokens.split(texts, kind)
+        assert found.tolist() == lengths
+        assert tokens.count(flat) == Counter(expected)
+        known = tokens.Vocabulary.of(tokens.count(flat), kind != "words", 100)
+        assert [known.shown(number) for number in known.encode(flat)] == expected
+        fewer = tokens.Vocabulary(known.tokens[1:], known.single)
+        assert (fewer.encode(flat) == 0).tolist() == [token == known.tokens[0] for token in expected]
+    flat, found = tokens.split(pl.Series([["a b", "c"], None, []], dtype=pl.List(pl.String)), "characters")
+    assert (flat.to_list(), found.tolist()) == (["a b", "c"], [2, 0, 0])
+
+
+def test_the_most_frequent_tokens_are_kept():
+    counts = Counter({"b": 3, "a": 3, "z": 9, "c": 1})
+    assert tokens.Vocabulary.of(counts, False, 3).tokens == ["z", "a", "b"]
+    assert tokens.Vocabulary.of(counts, True, 3).tokens == ["a", "b", "z"]
+
+
+def test_texts_become_numbers(tmp_path):
+    rows = ["text,label,part", "abca, x ,train", "b,y,Train", "ca,x,validation", "dab,y,test"]
+    data, counts = prepare(write(tmp_path, rows), text="text", label="label", split="part")
+    assert data.learned.labels == ["x", "y"]
+    assert data.learned.vocabulary
+    assert data.learned.vocabulary.tokens == ["a", "b", "c"]
+    assert sequences(data, split.TRAINING) == [([2], 1), ([1, 2, 3, 1], 0)]
+    assert sequences(data, split.VALIDATION) == [([3, 1], 0)]
+    assert sequences(data, split.TEST) == [([0, 1, 2], 1)]  # d is unknown: only the test part has it
+    assert counts.unknown(data.learned.vocabulary, split.TEST) == {"d": 1}
+
+
+def test_numbers_are_scaled_by_the_training_part_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"a": (1e9 + rng.normal(size=n)).tolist(), "b": [7] * n, "y": "even" if n % 2 else "odd"} for n in range(1, 41)
+    ]
+    data, _ = prepare(write(tmp_path, rows, "t.jsonl"), steps_columns=("a", "b"), label="y")
+    training = [rows[i] for i in np.flatnonzero(data.sources[0].parts == split.TRAINING)]
+    values = np.concatenate([row["a"] for row in training])
+    assert 30 <= len(training) < 40
+    np.testing.assert_allclose(data.learned.mean, [values.mean(), 7], rtol=1e-15)
+    np.testing.assert_allclose(data.learned.deviation, [values.std(), 1], rtol=1e-6)
+    got = sorted(sequences(data, split.TRAINING), key=lambda found: len(found[0]))
+    for (steps, _), row in zip(got, sorted(training, key=lambda row: len(row["a"])), strict=True):
+        np.testing.assert_allclose(steps, np.stack([(np.array(row["a"]) - values.mean()) / values.std(), 0 * np.array(row["b"])], 1), atol=1e-5)  # fmt: skip # noqa: E501
+
+
+def test_rows_of_steps_are_grouped_and_ordered(tmp_path):
+    rows = [
+        "id,when,x,y",
+        "b,2026-01-02,4,p",
+        "a,2026-01-10,2,q",
+        "b,2026-01-01,3,p",
+        "a,2026-01-09,1,q",
+        "c,2026-01-01,9,p",
+    ]
+    path = write(tmp_path, rows)
+    options = {"steps_columns": ("x",), "sequence": "id", "label": "y"}
+    by_file = Reader(open_table(path), ClassifySettings(**options)).block(0)
+    assert (by_file.flat[:, 0].tolist(), by_file.lengths.tolist()) == ([4, 3, 2, 1, 9], [2, 2, 1])
+    by_time = Reader(open_table(path), ClassifySettings(**options, time="when")).block(0)
+    assert by_time.flat[:, 0].tolist() == [3, 4, 1, 2, 9]
+    assert by_time.labels.to_list() == ["p", "q", "p"]
+    assert by_time.rows.tolist() == [1, 2, 5]
+
+
+def test_tags_from_lists_and_from_text(tmp_path):
+    rows = [{"t": ["u", "v"], "y": ["A", "B"]}, {"t": ["v"], "y": ["B"]}, {"t": ["u"], "y": ["A"]}] * 5
+    lists, _ = prepare(write(tmp_path, rows, "t.jsonl"), text="t", label="y")
+    plain = ["t,y", *(f"{' '.join(row['t'])},{' '.join(row['y'])}" for row in rows)]
+    texts, _ = prepare(write(tmp_path, plain), text="t", label="y", tokens="words", tagging=True)
+    for part in range(3):
+        assert sequences(lists, part) == sequences(texts, part)
+        known = {lists.learned.vocabulary.tokens.index(token) + 1: "uv".index(token) for token in "uv"}
+        assert all(tags == [known[number] for number in steps] for steps, tags in sequences(lists, part))
+
+
+def test_labels_may_be_numbers_and_truth_values(tmp_path):
+    for labels, names in (([1, 2], ["1", "2"]), ([1.0, 2.0], ["1", "2"]), ([True, False], ["false", "true"])):
+        rows = [{"t": "ab", "y": label} for label in labels * 5]
+        data, _ = prepare(write(tmp_path, rows, "t.jsonl"), text="t", label="y")
+        assert data.learned.labels == names
+    rows = [{"t": "ab", "y": label} for label in (1.0, 1.5)]
+    assert "row 2 (line 2), column 'y': --label needs classes, found the number 1.5" in refused(
+        write(tmp_path, rows, "t.jsonl"), text="t", label="y"
+    )
+
+
+def test_the_split_is_of_each_label_the_same_and_follows_from_the_seed():
+    codes = np.repeat([0, 1, 2, 3], [100, 10, 3, 1])
+    kept = np.ones(len(codes), dtype=bool)
+    kept[5] = False
+    parts = split.by_chance(codes, kept, 0.1, 0.2, seed=1)
+    counts = [[int(((parts == part) & (codes == code)).sum()) for part in range(4)] for code in range(4)]
+    assert counts == [[69, 10, 20, 1], [7, 1, 2, 0], [1, 1, 1, 0], [1, 0, 0, 0]]
+    assert parts[5] == split.LEFT_OUT
+    np.testing.assert_array_equal(parts, split.by_chance(codes, kept, 0.1, 0.2, seed=1))
+    assert (parts != split.by_chance(codes, kept, 0.1, 0.2, seed=2)).any()
+
+
+def test_files_of_their_own_for_validation_and_test(tmp_path):
+    main = write(tmp_path, ["t,y", "a,x", "b,y", "a,x", "b,y"])
+    other = write(tmp_path, ["y,t", "x,a"], "v.csv")
+    data, _ = prepare(main, text="t", label="y", validation_file=str(other), test_file=str(other))
+    assert [data.part(part).count for part in range(3)] == [4, 1, 1]
+
+
+def test_rows_are_left_out_only_when_told(tmp_path):
+    path = write(tmp_path, ["t,y", *["ab,x", "ba,y"] * 6, ",x", "ab,", "a,x"])
+    data, _ = prepare(path, text="t", label="y", skip_incomplete=True)
+    assert data.sources[0].left_out == 2
+    assert sum(data.part(part).count for part in range(3)) == 13
+
+
+GOOD = ["ab,x", "ba,y"] * 6
+REFUSED = {
+    "no label": (
+        ["t,y", *GOOD, "ab, "],
+        {},
+        "row 13 (line 14), column 'y': there is no label. Fill it in, or give --skip",
+    ),
+    "no text": (["t,y", *GOOD, ",x"], {}, "row 13 (line 14), column 't': the sequence is empty"),
+    "one label": (
+        ["t,y", *["ab,x"] * 9],
+        {},
+        "expected at least two different labels in the training part, found only 'x'",
+    ),
+    "no classes": (["t,y", *(f"ab,{n}" for n in range(50))], {}, "50 different labels in 50 rows. Expected classes"),
+    "a word of the split": (
+        ["t,y,s", "a,x,train", "a,y,tran"],
+        {"split": "s"},
+        "row 2 (line 3), column 's': --split must",
+    ),
+    "no validation rows": (
+        ["t,y,s", "a,x,train", "a,y,train"],
+        {"split": "s"},
+        "of 2 rows none is in the validation part",
+    ),
+    "no training rows": (["t,y,s", "a,x,val", "a,y,val"], {"split": "s"}, "of 2 rows none is in the training part"),
+    "a label of the test part": (
+        ["t,y,s", "a,x,train", "a,y,train", "a,x,val", "a,z,test", "a,w,test"],
+        {"split": "s"},
+        "row 5 (line 6), column 'y': the label 'w' is in the test part and not in the training part",
+    ),
+    "too few rows": (["t,y", "a,x", "b,y"], {}, "of 2 rows none is in the validation part"),
+    "no column": (["t,y", *GOOD], {"label": "z"}, "--label 'z': "),
+    "numbers wanted": (
+        ["t,y", *GOOD],
+        {"text": "", "steps_columns": ("t",)},
+        "the column holds text, expected a list of",
+    ),
+    "tags wanted": (["t,y", "ab,x y z"], {"tagging": True}, "expected a label for each of the 2 tokens, found 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_tables(tmp_path, name):
+    rows, options, expected = REFUSED[name]
+    assert expected in refused(write(tmp_path, rows), **{"text": "t", "label": "y", **options})
+
+
+STEPS = ["id,w,x,y", "a,1,1,p", "a,2,2,p", "b,1,3,q"]
+REFUSED_STEPS = {
+    "no name": ([*STEPS, ",1,1,p"], {}, "row 4 (line 5), column 'id': --sequence needs the name"),
+    "two labels": (
+        [*STEPS, "a,3,1,q"],
+        {},
+        "row 4 (line 5), column 'y': sequence 'a' has the label 'p' in row 1 and 'q'",
+    ),
+    "a time twice": (
+        [*STEPS, "b,1.0,1,q"],
+        {"time": "w"},
+        "row 4 (line 5), column 'w': sequence 'b' has this time already in row 3",
+    ),
+    "no time": (
+        ["id,w,x,y", "a,soon,1,p", "a,2026-01-01,1,p"],
+        {"time": "w"},
+        "row 1 (line 2), column 'w': --time needs a",
+    ),
+    "no number": ([*STEPS, "b,2,?,q"], {}, "row 4 (line 5), column 'x': --steps-columns needs a number, found '?'"),
+    "a gap": ([*STEPS, "b,2,,q"], {}, "row 4 (line 5), column 'x': --steps-columns needs a number, found nothing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_STEPS)
+def test_refused_steps(tmp_path, name):
+    rows, options, expected = REFUSED_STEPS[name]
+    assert expected in refused(write(tmp_path, rows), steps_columns=("x",), sequence="id", label="y", **options)
+
+
+LISTS = [{"a": [1, 2], "b": [1, 2], "y": "p"}, {"a": [3.5], "b": [4], "y": "q"}]
+REFUSED_LISTS = {
+    "ragged": (
+        [{"a": [1, 2], "b": [1], "y": "p"}],
+        "row 3 (line 3), column 'b': the lists of a row must be of one length",
+    ),
+    "no number": (
+        [{"a": [1, float("nan")], "b": [1, 2], "y": "p"}],
+        "row 3 (line 3), column 'a': value 2 of the list must",
+    ),
+    "infinite": ([{"a": [1], "b": [float("inf")], "y": "p"}], "row 3 (line 3), column 'b': value 1 of the list must"),
+    "mixed": ([{"a": ["x"], "b": [1], "y": "p"}], "row 1 has a list of numbers, row 3 (line 3) has a list of text"),
+    "empty": ([{"a": [], "b": [], "y": "p"}], "row 3 (line 3), column 'a': the sequence is empty"),
+    "missing": ([{"b": [], "y": "p"}], "row 3 (line 3), column 'a': the sequence is empty"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_LISTS)
+def test_refused_lists(tmp_path, name):
+    rows, expected = REFUSED_LISTS[name]
+    path = write(tmp_path, [*LISTS, *rows], "t.jsonl")
+    assert expected in refused(path, steps_columns=("a", "b"), label="y")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "--label is needed"),
+        ({"label": "y"}, "one of the two, got neither"),
+        ({"label": "y", "text": "t", "steps_columns": ("a",)}, "one of the two, got both"),
+        ({"label": "y", "text": "t", "sequence": "s"}, "give it with --steps-columns"),
+        ({"label": "y", "steps_columns": ("a",), "time": "s"}, "give it with --sequence"),
+        ({"label": "y", "text": "y"}, "is also read by the model"),
+        ({"label": "y", "steps_columns": ("a", "a")}, "names 'a' twice"),
+        ({"label": "y", "text": "t", "split": "y"}, "--split and --label are both 'y'"),
+        ({"label": "y", "text": "t", "split": "s", "test_file": "f"}, "--test-file do too: give one"),
+        ({"validation": 0.5, "test": 0.5}, "--validation must be with --test below 1"),
+        ({"pool": "first"}, "--pool must be one of last, mean, max, got first"),
+        ({"memory": 0}, "--memory must be at least 1"),
+    ],
+)
+def test_refused_options(options, expected):
+    with pytest.raises(UsageError, match=expected):
+        ClassifySettings(**options).check_columns()
+
+
+def test_what_is_learned_survives_config_toml_and_damage_is_told(tmp_path):
+    data, _ = prepare(write(tmp_path, ["t,y", *GOOD]), text="t", label="y")
+    content = json.loads(json.dumps(data.learned.to_dict()))
+    again = Learned.from_dict(content)
+    assert again.to_dict() == data.learned.to_dict()
+    for damaged in ({}, {**content, "labels": 3}, {**content, "vocabulary": ["ab"]}, {"labels": ["x"], "mean": "z"}):
+        with pytest.raises(ToolError, match="damaged or was changed by hand"):
+            Learned.from_dict(damaged)
+
+
+def test_counts_of_blocks_are_those_of_the_whole():
+    values = np.random.default_rng(0).normal(1e6, 2.0, (100, 3))
+    counts = Counts()
+    for part in np.split(values, [0, 10, 11, 60]):
+        counts.add(part)
+    np.testing.assert_allclose(counts.mean, values.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(counts.squares / counts.values, values.var(0), rtol=1e-10)
+
+
+def test_batches_pad_and_take():
+    whole = encoded.Encoded(np.arange(1, 7), np.array([3, 1, 2]), np.array([7, 8, 9]), False)
+    batch = whole.take(np.array([2, 0])).batch()
+    assert batch.values.T.tolist() == [[5, 6, 0], [1, 2, 3]]
+    assert (batch.lengths.tolist(), batch.classes.tolist()) == ([2, 3], [9, 7])
+    tags = encoded.Encoded(np.arange(1, 7), np.array([3, 1, 2]), np.arange(10, 16), True).take(np.array([1, 2])).batch()
+    assert tags.classes.T.tolist() == [[13, -100], [14, 15]]
+
+
+@pytest.mark.parametrize("sizes", [[1000], [3, 0, 500, 40, 1], [7]])
+@pytest.mark.parametrize("together", [1, 3])
+def test_the_order_reads_every_sequence_once_an_epoch(sizes, together):
+    lengths = [np.random.default_rng(n).integers(1, 50, n) for n in sizes]
+    order = Order(lengths, 8, seed=3, together=together)
+    everything = {(group, place) for group, n in enumerate(sizes) for place in range(n)}
+    epochs = []
+    for epoch in range(2):
+        batches = [order.rows(epoch * order.steps + step) for step in range(order.steps)]
+        read = [pair for groups, places in batches for pair in zip(groups.tolist(), places.tolist(), strict=True)]
+        assert len(read) == len(everything)
+        assert set(read) == everything
+        epochs.append(read)
+    assert len(everything) < 10 or epochs[0] != epochs[1]
+    # it follows from the step alone, in whatever order steps are asked for
+    fresh = Order(lengths, 8, seed=3, together=together)
+    for step in (2 * order.steps - 1, 0, order.steps - 1):
+        np.testing.assert_array_equal(fresh.rows(step), Order(lengths, 8, 3, together).rows(step))
+
+
+def test_batches_are_of_similar_length():
+    lengths = [np.random.default_rng(0).integers(1, 1000, 10_000)]
+    order = Order(lengths, 32, seed=0)
+    spread = [np.ptp(lengths[0][places]) for _, places in map(order.rows, range(order.steps))]
+    assert np.median(spread) < 60
+    means = [lengths[0][places].mean() for _, places in map(order.rows, range(32))]
+    assert np.abs(np.diff(means)).mean() > 100  # and not sorted from batch to batch
+
+
+def test_streamed_parts_give_the_same_sequences(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdef"), rng.integers(1, 30))) for _ in range(60_000)]
+    frame = pl.DataFrame({"t": texts, "y": [str(len(text) % 3) for text in texts]})
+    frame.write_parquet(tmp_path / "t.parquet", row_group_size=5000)
+    options = {"text": "t", "label": "y", "batch_size": 512}
+    held, _ = prepare(tmp_path / "t.parquet", **options)
+    streamed, _ = prepare(tmp_path / "t.parquet", **options, memory=1)
+    assert not held.part(split.TRAINING).streamed
+    assert streamed.part(split.TRAINING).streamed
+    assert len(streamed.part(split.TRAINING).lengths) > 1 or streamed.sources[0].reader.block_count == 1
+    for part in range(3):
+        key = lambda found: (len(found[0]), found)  # noqa: E731
+        assert sorted(sequences(held, part), key=key) == sorted(sequences(streamed, part), key=key)
+    epoch = [streamed.training(step, lambda n: slice(0, n)) for step in range(streamed.order.steps)]
+    assert sum(len(batch.lengths) for batch in epoch if batch) == held.part(split.TRAINING).count
