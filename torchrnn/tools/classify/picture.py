@@ -66,8 +66,8 @@ def _mistakes(matrix: np.ndarray, names: list[str], part: str) -> Figure:
     axes.set_xlabel("how often")
     axes.set_ylabel("true → predicted")
     axes.set_title(
-        f"{part} part: {matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} right; the most frequent "
-        f"mistakes ({len(names)} labels)",
+        f"{part} part: {matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} right\n"
+        f"the most frequent mistakes ({len(names)} labels)",
         fontsize=10,
     )
     return figure
