@@ -50,10 +50,10 @@ class Part:
         return max(1, min(self.budget // max(largest, 1) // 2, len(self.lengths)))
 
     def group(self, index: int) -> Encoded:
-        """The sequences of a group; of a part that is streamed, as many groups are held as the budget allows."""
+        """The sequences of a group; of a part that is streamed, two are held, and more if the budget allows."""
         if index not in self._held:
             encoded = self._read(*self.blocks[index])
-            while self._held and sum(other.size for other in self._held.values()) + encoded.size > self.budget:
+            while len(self._held) > 1 and sum(other.size for other in self._held.values()) + encoded.size > self.budget:
                 self._held.popitem(last=False)
             self._held[index] = encoded
         self._held.move_to_end(index)

@@ -41,8 +41,9 @@ def count(flat: Flat) -> Counter[str]:
     if isinstance(flat, pl.Series):
         found = flat.value_counts()
         return Counter(dict(zip(found.to_series(0).to_list(), found.to_series(1).to_list(), strict=True)))
-    codes, counts = np.unique(flat, return_counts=True)
-    return Counter(dict(zip(map(chr, codes), counts.tolist(), strict=True)))
+    counts = np.bincount(flat)  # no sorting: a character is below 2^21
+    codes = np.flatnonzero(counts)
+    return Counter(dict(zip(map(chr, codes), counts[codes].tolist(), strict=True)))
 
 
 class Vocabulary:
