@@ -6,7 +6,6 @@ import json
 import keyword
 import subprocess
 import sys
-import textwrap
 
 import polars as pl
 import pytest
@@ -43,14 +42,14 @@ def test_what_is_printed_and_left(run):
     assert lines[2] == "labels: column 'kind', one a sequence, 2 different: vowel 135, other 105"
     assert lines[3] == "lengths: 3 to 3 steps, median 3"
     assert lines[4].startswith("parts: 190 to train on, 25 to validate on, 25 to test on (seed 0, of each label")
-    assert lines[5] == f"first: {path}, row 1 (line 2): 'baa' is [2, 1, 1], its label 'vowel' is 1"
+    assert lines[5] == f"first: {path}, row 2 (line 3): 'bae' is [2, 1, 5], its label 'vowel' is 1"
     assert "test part: accuracy 1.0000, macro F1 1.0000" in result.stdout
     names = {entry.name for entry in folder.iterdir()}
     assert names >= {"config.toml", "model.safetensors", "metrics.csv", "loss.png", "confusion.png", "confusion.csv"}
-    report = list(csv.DictReader((folder / "report.csv").open()))
+    report = list(csv.DictReader((folder / "report.csv").read_text().splitlines()))
     assert [(row["label"], row["recall"]) for row in report] == [("other", "1.000000"), ("vowel", "1.000000")]
     header = (folder / "metrics.csv").read_text().splitlines()[0]
-    assert header.startswith("step,epoch,train_loss,train_accuracy,train_macro_f1,validation_loss,validation_accuracy")
+    assert header.startswith("step,epoch,train_loss,validation_loss,train_accuracy,validation_accuracy,train_macro_f1")
 
 
 def test_predict_writes_what_evaluate_counts(run, tmp_path):
@@ -183,35 +182,42 @@ def test_bad_data_end_with_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+PEAK = """
+from pathlib import Path
+from torchrnn.tools.classify import split, survey
+from torchrnn.tools.classify.data import Data
+from torchrnn.tools.classify.learned import learn
+from torchrnn.tools.classify.settings import ClassifySettings
+
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+def epoch(path, memory):
+    settings = ClassifySettings(text="t", label="y", memory=memory, batch_size=512)
+    found = survey.sources([Path(path)], settings)
+    data = Data(found, learn(found, settings)[0], settings)
+    rows = sum(len(data.training(step, lambda n: slice(0, n)).lengths) for step in range(data.order.steps))
+    return data.part(split.TRAINING).streamed, rows
+
+epoch("small.parquet", 1024)  # what the packages need for themselves
+before = peak()
+streamed = epoch("large.parquet", 8)
+by_blocks = peak() - before
+held = epoch("large.parquet", 1024)
+print(*streamed, by_blocks, *held, peak() - before)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_a_file_larger_than_the_memory_is_streamed(tmp_path):
-    """A file of some 150 MB in memory, an epoch of batches with --memory 16, in a process of its own."""
-    path = tmp_path / "large.parquet"
-    part = pl.select(n=pl.int_range(400_000)).select(
+    """A file whose tokens are some 150 MB, with --memory 8 and with enough, in a process of its own."""
+    rows = pl.select(n=pl.int_range(400_000)).select(
         t=(pl.col("n") * 7919 + 10**12).cast(pl.String).repeat_by(7).list.join(""), y=(pl.col("n") % 3).cast(pl.String)
     )
-    part.write_parquet(path, row_group_size=20_000)
-    del part
-    code = f"""
-        from pathlib import Path
-        from torchrnn.tools.classify import survey, split
-        from torchrnn.tools.classify.data import Data
-        from torchrnn.tools.classify.learned import learn
-        from torchrnn.tools.classify.settings import ClassifySettings
-        def peak():
-            return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-        settings = ClassifySettings(text="t", label="y", memory=16, batch_size=1024)
-        before = peak()
-        found = survey.sources([Path({str(path)!r})], settings)
-        data = Data(found, learn(found, settings)[0], settings)
-        steps = rows = 0
-        for step in range(data.order.steps):
-            batch = data.training(step, lambda n: slice(0, n))
-            rows, steps = rows + len(batch.lengths), steps + int(batch.lengths.sum())
-        print(data.part(split.TRAINING).streamed, rows, steps * 4, peak() - before)
-    """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    streamed, rows, size, grown = result.stdout.split()
-    assert (streamed, int(rows)) == ("True", 320_002)
-    assert int(size) > 110e6
-    assert int(grown) < 80e6, grown
+    rows.write_parquet(tmp_path / "large.parquet", row_group_size=20_000)
+    rows.head(2000).write_parquet(tmp_path / "small.parquet")
+    command = [sys.executable, "-c", PEAK]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    streamed, rows_streamed, by_blocks, held, rows_held, whole = result.stdout.split()
+    assert (streamed, rows_streamed, held, rows_held) == ("True", "320002", "False", "320002")
+    assert int(by_blocks) < 60e6 < 150e6 < int(whole), (by_blocks, whole)

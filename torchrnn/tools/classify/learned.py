@@ -128,13 +128,10 @@ def _count(counts: Counts, source: Source, block: Block, index: int) -> None:
                 place = here[(block.labels.gather(here) == label).arg_max() or 0]
                 row = np.searchsorted(np.cumsum(block.lengths), place, side="right") if source.reader.tagging else place
                 counts.first[label] = source.table.where(int(block.rows[row]))
-        steps = np.flatnonzero(of_steps == part)
-        if isinstance(block.flat, np.ndarray) and source.reader.numeric:
-            if part == split.TRAINING:
-                counts.add(block.flat[steps])
-        else:
-            flat = block.flat.gather(steps) if isinstance(block.flat, pl.Series) else block.flat[steps]
-            counts.tokens[part].update(tokens.count(flat))
+        if not source.reader.numeric:
+            counts.tokens[part].update(tokens.count(tokens.only(block.flat, of_steps == part)))
+        elif part == split.TRAINING:
+            counts.add(tokens.only(block.flat, of_steps == part))
 
 
 def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
