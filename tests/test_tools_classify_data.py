@@ -132,6 +132,7 @@ def test_tags_from_lists_and_from_text(tmp_path):
     texts, _ = prepare(write(tmp_path, plain), text="t", label="y", tokens="words", tagging=True)
     for part in range(3):
         assert sequences(lists, part) == sequences(texts, part)
+        assert lists.learned.vocabulary
         known = {lists.learned.vocabulary.tokens.index(token) + 1: "uv".index(token) for token in "uv"}
         assert all(tags == [known[number] for number in steps] for steps, tags in sequences(lists, part))
 

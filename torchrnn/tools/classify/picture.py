@@ -22,8 +22,10 @@ def confusion_picture(matrix: np.ndarray, labels: list[str], part: str) -> bytes
 
 def _short(label: str, length: int = 22) -> str:
     label = "".join(character if character.isprintable() else "?" for character in label)
-    # a dollar would begin a formula
-    return (label if len(label) <= length else f"{label[: length - 1]}…").replace("$", r"\$")
+    half = length // 2
+    if len(label) > length:  # what tells labels apart is often at the end
+        label = f"{label[: length - half]}…{label[-half + 1 :]}"
+    return label.replace("$", r"\$")  # a dollar would begin a formula
 
 
 def _matrix(matrix: np.ndarray, names: list[str], part: str) -> Figure:
