@@ -9,7 +9,13 @@ import sys
 
 import polars as pl
 import pytest
+import torch
 from tools_runs import snapshot, torchrnn
+
+from torchrnn.tools.classify import split
+from torchrnn.tools.classify.job import ClassifyJob
+from torchrnn.tools.classify.settings import ClassifySettings
+from torchrnn.tools.runs.job import Share
 
 SMALL = ["--hidden-size=12", "--embedding-size=6", "--batch-size=16", "--threads=1", "--lr=0.02"]
 
@@ -127,6 +133,22 @@ def test_resuming_needs_the_same_data(run, tmp_path):
     result = torchrnn("classify", other, "--resume", "--run", folder)
     assert result.exit_code == 2
     assert "--resume goes on with the data of the run, and this is another" in result.stderr
+
+
+def test_two_processes_read_what_one_reads(tmp_path):
+    path = write_words(tmp_path)
+    settings = ClassifySettings(text="word", label="kind", batch_size=16, hidden_size=5, dropout=0.0, threads=1)
+    one, other = (ClassifyJob.prepare([path], settings) for _ in range(2))
+    model = one.build(settings, one.remember()).double()
+    for step in (0, 3, one.steps_per_epoch - 1):
+        shares = [one.batch(step, Share(rank, 3)) for rank in range(3)]
+        total, _ = other.sums(model, other.batch(step, Share()), None)
+        parts = [one.sums(model, batch, None)[0] for batch in shares if batch]
+        for name, value in total.items():
+            whole = torch.stack([torch.as_tensor(part[name]) for part in parts]).sum(0)
+            torch.testing.assert_close(whole, torch.as_tensor(value), rtol=1e-12, atol=0.0)
+    rows = [sum(len(batch.lengths) for batch in one.validation(Share(rank, 3))) for rank in range(3)]
+    assert sum(rows) == one.data.part(split.VALIDATION).count
 
 
 def test_tags_of_lists_and_of_steps(tmp_path):
