@@ -142,7 +142,9 @@ def test_two_processes_read_what_one_reads(tmp_path):
     model = one.build(settings, one.remember()).double()
     for step in (0, 3, one.steps_per_epoch - 1):
         shares = [one.batch(step, Share(rank, 3)) for rank in range(3)]
-        total, _ = other.sums(model, other.batch(step, Share()), None)
+        everything = other.batch(step, Share())
+        assert everything
+        total, _ = other.sums(model, everything, None)
         parts = [one.sums(model, batch, None)[0] for batch in shares if batch]
         for name, value in total.items():
             whole = torch.stack([torch.as_tensor(part[name]) for part in parts]).sum(0)
