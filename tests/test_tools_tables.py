@@ -250,7 +250,7 @@ def test_a_parquet_file_that_is_damaged_inside(tmp_path):
     data = bytearray(path.read_bytes())
     data[4:120] = bytes(116)
     path.write_bytes(data)
-    assert f"FILE {path} could not be read" in refused(open_table(path).column, "a", "x")
+    assert f"FILE {path} could not be read" in refused(lambda: open_table(path).column("a", "x"))
 
 
 def test_what_is_not_parquet(tmp_path):

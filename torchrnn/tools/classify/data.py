@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
-from torchrnn.tools.classify import split
+from torchrnn.tools.classify import split, tokens
 from torchrnn.tools.classify.encoded import Batch, Encoded, joined
 from torchrnn.tools.classify.learned import Learned
 from torchrnn.tools.classify.order import Order
@@ -50,10 +49,10 @@ class Part:
         return max(1, min(self.budget // max(largest, 1) // 2, len(self.lengths)))
 
     def group(self, index: int) -> Encoded:
-        """The sequences of a group; of a part that is streamed, as many groups are held as the budget allows."""
+        """The sequences of a group; of a part that is streamed, two are held, and more if the budget allows."""
         if index not in self._held:
             encoded = self._read(*self.blocks[index])
-            while self._held and sum(other.size for other in self._held.values()) + encoded.size > self.budget:
+            while len(self._held) > 1 and sum(other.size for other in self._held.values()) + encoded.size > self.budget:
                 self._held.popitem(last=False)
             self._held[index] = encoded
         self._held.move_to_end(index)
@@ -86,14 +85,14 @@ def _lengths(source: Source, index: int, part: int) -> np.ndarray:
 
 def encode(block: Block, chosen: np.ndarray, learned: Learned, tagging: bool) -> Encoded:
     """The chosen sequences of a block as numbers; without labels, all classes are −1."""
-    steps = np.flatnonzero(np.repeat(chosen, block.lengths))
-    flat = block.flat.gather(steps) if isinstance(block.flat, pl.Series) else block.flat[steps]
+    steps = np.repeat(chosen, block.lengths)
+    flat = tokens.only(block.flat, steps)
     lengths = block.lengths[chosen]
-    labelled = steps if tagging else np.flatnonzero(chosen)
+    labelled = steps if tagging else chosen
     if len(block.labels):
-        classes = learned.classes(block.labels.gather(labelled))
+        classes = learned.classes(tokens.only(block.labels, labelled))
     else:
-        classes = np.full(len(labelled), -1, dtype=np.int32)
+        classes = np.full(int(labelled.sum()), -1, dtype=np.int32)
     return Encoded(learned.encode(flat), lengths, classes, tagging)
 
 

@@ -18,8 +18,6 @@ from torchrnn.tools.classify.tokens import Vocabulary
 from torchrnn.tools.runs.errors import ToolError, UsageError
 from torchrnn.tools.tables.table import quoted
 
-SEVERAL = 0.5  # more different labels than this share of the rows are no classes
-
 
 @dataclass
 class Learned:
@@ -111,7 +109,7 @@ def learn(found: Sequence[Source], settings: ClassifySettings) -> tuple[Learned,
         mean = counts.mean
         deviation = np.sqrt(counts.squares / counts.values)
         # a column that never changes, or only by rounding, is not blown up
-        deviation[deviation <= 1e-9 * np.maximum(np.abs(mean), 1e-300)] = 1.0
+        deviation[deviation <= 1e-12 * np.maximum(np.abs(mean), 1e-300)] = 1.0
         return Learned(labels, None, mean, deviation), counts
     single = not reader.lists and settings.tokens != "words"
     return Learned(labels, Vocabulary.of(counts.tokens[split.TRAINING], single, settings.vocabulary_size)), counts
@@ -130,18 +128,14 @@ def _count(counts: Counts, source: Source, block: Block, index: int) -> None:
                 place = here[(block.labels.gather(here) == label).arg_max() or 0]
                 row = np.searchsorted(np.cumsum(block.lengths), place, side="right") if source.reader.tagging else place
                 counts.first[label] = source.table.where(int(block.rows[row]))
-        steps = np.flatnonzero(of_steps == part)
-        if isinstance(block.flat, np.ndarray) and source.reader.numeric:
-            if part == split.TRAINING:
-                counts.add(block.flat[steps])
-        else:
-            flat = block.flat.gather(steps) if isinstance(block.flat, pl.Series) else block.flat[steps]
-            counts.tokens[part].update(tokens.count(flat))
+        if not source.reader.numeric:
+            counts.tokens[part].update(tokens.count(tokens.only(block.flat, of_steps == part)))
+        elif part == split.TRAINING:
+            counts.add(tokens.only(block.flat, of_steps == part))
 
 
 def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
     name, path = source.reader.settings.label, source.table.path
-    total = sum(counts.labels[split.TRAINING].values())
     for part in (split.VALIDATION, split.TEST):
         strange = sorted(set(counts.labels[part]) - set(labels))
         if strange:
@@ -154,10 +148,4 @@ def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
         raise UsageError(
             f"--label {name!r}: {path}: expected at least two different labels in the training part, found only "
             f"{quoted(labels[0])}. There is nothing to tell apart."
-        )
-    if not source.reader.tagging and len(labels) > SEVERAL * total:
-        raise UsageError(
-            f"--label {name!r}: {path}: {len(labels):,} different labels in {total:,} rows to train on, such as "
-            f"{quoted(labels[0])} and {quoted(labels[1])}. Expected classes that several rows share: "
-            f"name another column."
         )

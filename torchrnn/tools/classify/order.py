@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WINDOW = 32  # batches whose sequences are sorted by length together
+WINDOW = 32  # batches, at most, whose sequences are sorted by length together
 
 Places = tuple[np.ndarray, np.ndarray]  # (B,) the group of each sequence, and its place there
 
@@ -15,30 +15,32 @@ class Order:
     """Batches of sequences that stand in groups (the blocks of a file, or one group that holds all).
 
     In each epoch the groups come in a new order, and the sequences of `together` groups are mixed: no more of a file
-    that is read block by block needs to be in memory at a time, and it is read once an epoch. In a window of 32 batches
-    the sequences are sorted by length, cut into batches, and the batches shuffled: little padding, and few steps of
-    time at which only one long sequence still runs.
+    that is read block by block needs to be in memory at a time, and it is read once an epoch. In a window of 32
+    batches, or of as many as those groups hold, the sequences are sorted by length, cut into batches, and the batches
+    shuffled: little padding, and few steps of time at which only one long sequence still runs.
     """
 
     def __init__(self, lengths: Sequence[np.ndarray], batch_size: int, seed: int, together: int = 1) -> None:
         self.lengths, self.batch_size, self.seed, self.together = lengths, batch_size, seed, together
         self.sizes = np.array([len(group) for group in lengths])
         self.steps = -(-int(self.sizes.sum()) // batch_size)  # in an epoch
+        mixed = int(self.sizes.sum()) * together // max(len(self.sizes), 1)  # sequences, on average
+        self.window = min(max(mixed // batch_size, 1), WINDOW)
         self._window: tuple[int, list[Places]] = (-1, [])
         self._mixed: tuple[tuple[int, int], Places] | None = None
 
     def rows(self, step: int) -> Places:
         """The sequences of an optimiser step."""
         epoch, place = divmod(step, self.steps)
-        number = epoch * -(-self.steps // WINDOW) + place // WINDOW
+        number = epoch * -(-self.steps // self.window) + place // self.window
         if self._window[0] != number:
-            self._window = number, self._batches(epoch, place // WINDOW)
-        return self._window[1][place % WINDOW]
+            self._window = number, self._batches(epoch, place // self.window)
+        return self._window[1][place % self.window]
 
     def _batches(self, epoch: int, window: int) -> list[Places]:
         """The batches of a window."""
-        begin = window * WINDOW * self.batch_size
-        groups, places = self._between(epoch, begin, begin + WINDOW * self.batch_size)
+        size = self.window * self.batch_size
+        groups, places = self._between(epoch, window * size, (window + 1) * size)
         lengths = np.empty(len(groups), dtype=np.int64)
         for group in np.unique(groups):
             lengths[groups == group] = self.lengths[group][places[groups == group]]

@@ -22,8 +22,10 @@ def confusion_picture(matrix: np.ndarray, labels: list[str], part: str) -> bytes
 
 def _short(label: str, length: int = 22) -> str:
     label = "".join(character if character.isprintable() else "?" for character in label)
-    # a dollar would begin a formula
-    return (label if len(label) <= length else f"{label[: length - 1]}…").replace("$", r"\$")
+    half = length // 2
+    if len(label) > length:  # what tells labels apart is often at the end
+        label = f"{label[: length - half]}…{label[-half + 1 :]}"
+    return label.replace("$", r"\$")  # a dollar would begin a formula
 
 
 def _matrix(matrix: np.ndarray, names: list[str], part: str) -> Figure:
@@ -66,8 +68,8 @@ def _mistakes(matrix: np.ndarray, names: list[str], part: str) -> Figure:
     axes.set_xlabel("how often")
     axes.set_ylabel("true → predicted")
     axes.set_title(
-        f"{part} part: {matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} right; the most frequent "
-        f"mistakes ({len(names)} labels)",
+        f"{part} part: {matrix.trace() / max(matrix.sum(), 1):.1%} of {matrix.sum():,} right\n"
+        f"the most frequent mistakes ({len(names)} labels)",
         fontsize=10,
     )
     return figure

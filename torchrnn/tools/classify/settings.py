@@ -26,6 +26,7 @@ class ClassifySettings(Settings):
     batch_size: int = 64
     lr: float = 0.003
     lr_decay: str = "cosine"
+    epochs: int = 10
 
     label: str = ""
     text: str = ""

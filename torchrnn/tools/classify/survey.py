@@ -15,6 +15,8 @@ from torchrnn.tools.classify.settings import ClassifySettings
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import Table, open_table
 
+FEW = 10  # labels of which each may stand in one row
+
 
 @dataclass
 class Source:
@@ -55,6 +57,7 @@ def sources(files: Sequence[Path], settings: ClassifySettings) -> list[Source]:
                     f"{table.path} must have columns of the same kinds as {main.table.path}: lists or text."
                 )
             found.append(other)
+    _check_classes(main, settings)
     _divide(main, settings)
     for part, repair in ((split.TRAINING, "--split"), (split.VALIDATION, "--validation or --validation-file")):
         if not any((source.parts == part).any() for source in found):
@@ -64,6 +67,16 @@ def sources(files: Sequence[Path], settings: ClassifySettings) -> list[Source]:
                 f"another {repair}."
             )
     return found
+
+
+def _check_classes(main: Source, settings: ClassifySettings) -> None:
+    codes = main.codes[main.parts != split.LEFT_OUT]
+    classes = int(codes.max(initial=-1)) + 1
+    if classes > FEW and classes > len(codes) / 2:
+        raise UsageError(
+            f"--label {settings.label!r}: {main.table.path}: {classes:,} different labels in {len(codes):,} rows. "
+            f"Expected classes that several rows share: name another column."
+        )
 
 
 def _divide(main: Source, settings: ClassifySettings) -> None:

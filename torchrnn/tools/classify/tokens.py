@@ -41,8 +41,14 @@ def count(flat: Flat) -> Counter[str]:
     if isinstance(flat, pl.Series):
         found = flat.value_counts()
         return Counter(dict(zip(found.to_series(0).to_list(), found.to_series(1).to_list(), strict=True)))
-    codes, counts = np.unique(flat, return_counts=True)
-    return Counter(dict(zip(map(chr, codes), counts.tolist(), strict=True)))
+    counts = np.bincount(flat)  # no sorting: a character is below 2^21
+    codes = np.flatnonzero(counts)
+    return Counter(dict(zip(map(chr, codes), counts[codes].tolist(), strict=True)))
+
+
+def only(flat: Any, chosen: np.ndarray) -> Any:
+    """Of tokens, or of numbers (N, I), those where `chosen` (N,) is true."""
+    return flat.filter(pl.Series(chosen)) if isinstance(flat, pl.Series) else flat[chosen]
 
 
 class Vocabulary:
@@ -51,7 +57,11 @@ class Vocabulary:
     def __init__(self, tokens: Sequence[str], single: bool) -> None:
         self.tokens = list(tokens)
         self.single = single  # each token is one character or byte
-        self._codes = np.array([ord(token) for token in tokens], dtype="<u4") if single else None
+        self._numbers: np.ndarray | None = None  # by code point; beyond the largest known one stands UNKNOWN
+        if single:
+            codes = [ord(token) for token in tokens]
+            self._numbers = np.full(max(codes) + 2, UNKNOWN, dtype=np.int32)
+            self._numbers[codes] = np.arange(1, len(self))
 
     @classmethod
     def of(cls, counts: Counter[str], single: bool, size: int) -> Vocabulary:
@@ -64,12 +74,11 @@ class Vocabulary:
 
     def encode(self, flat: Flat) -> np.ndarray:
         """The numbers of tokens, (N,)."""
-        if self._codes is None:
+        if self._numbers is None:
             numbers = np.arange(1, len(self), dtype=np.int32)
             found = flat.replace_strict(self.tokens, numbers, default=UNKNOWN, return_dtype=pl.Int32)
             return found.to_numpy().astype(np.int32)
-        places = np.minimum(np.searchsorted(self._codes, flat), len(self._codes) - 1)
-        return np.where(self._codes[places] == flat, places + 1, UNKNOWN).astype(np.int32)
+        return self._numbers[np.minimum(flat, len(self._numbers) - 1)]
 
     def shown(self, number: int) -> str:
         """A token as a message shows it."""

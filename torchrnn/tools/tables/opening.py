@@ -13,6 +13,7 @@ from torchrnn.tools.tables import delimited, jsonl
 from torchrnn.tools.tables.encoding import decode
 from torchrnn.tools.tables.table import BLOCK_BYTES, BLOCK_ROWS, Table, explained
 
+SAMPLE = 256  # rows that tell how large one is
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
@@ -51,7 +52,6 @@ def _open_parquet(path: Path, argument: str) -> Table:
         sha.update(start)
         while chunk := file.read(2**20):
             sha.update(chunk)
-        size = file.tell()
     if start != b"PAR1":
         raise UsageError(
             f"{argument} {path} must be Parquet, which begins with PAR1, and it begins with {start!r}. Give it the "
@@ -61,9 +61,10 @@ def _open_parquet(path: Path, argument: str) -> Table:
         lazy = pl.scan_parquet(path, glob=False)
         columns = dict(lazy.collect_schema())
         rows = lazy.select(pl.len()).collect().item()
-    _refuse_empty(path, argument, rows)
+        _refuse_empty(path, argument, rows)
+        first = lazy.head(SAMPLE).collect()
     # polars does not tell where row groups begin; a slice reads the pages that it needs and no others
-    block = int(np.clip(BLOCK_BYTES * rows // max(size, 1), 1, BLOCK_ROWS))
+    block = int(np.clip(BLOCK_BYTES * len(first) // max(first.estimated_size(), 1), 1, BLOCK_ROWS))
     return Table(path, argument, lazy, columns, rows, sha.hexdigest(), block_rows=block)
 
 

@@ -16,7 +16,7 @@ from torchrnn.tools.runs.errors import UsageError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")  # words for "no value" in a column of numbers, in small letters
 BLOCK_ROWS = 65_536
-BLOCK_BYTES = 2**20  # of the file: what is made of them may be tens of times that
+BLOCK_BYTES = 2**20  # of rows in memory: what is made of them may be tens of times that
 
 MANY = 20  # columns that a message lists
 
