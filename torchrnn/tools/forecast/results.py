@@ -1,0 +1,85 @@
+"""What a back-test says, as lines to print and as CSV files of the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+
+from torchrnn.tools.forecast.backtest import LINEAR, NETWORK, Backtest
+from torchrnn.tools.forecast.steps import Array
+
+COLUMNS = ("mse", "mae", "mse_in_units", "mae_in_units")
+BACKTEST, STEPS, QUANTILES, LAGS = "backtest.csv", "error_by_step.csv", "quantiles.csv", "lag.csv"
+
+
+def told(test: Backtest) -> list[str]:
+    """The errors of the network and the baselines, what the quantiles are worth, and the verdicts on lateness."""
+    count = len(test.windows)
+    lines = [f"back-test: {count:,} windows, each origin once; errors of scaled values, in brackets in units of the file"]
+    width = max(map(len, test.errors))
+    overall = {name: errors.overall() for name, errors in test.errors.items()}
+    for name, (mse, mae, unit_mse, unit_mae) in overall.items():
+        units = "" if len(test.windows.roles.targets) > 1 else f"   ({unit_mse:.4g}, {unit_mae:.4g})"
+        lines.append(f"  {name:<{width}}   MSE {mse:.4f}   MAE {mae:.4f}{units}")
+    lines.append(f"  {_comparison(overall)}")
+    if test.quantiles is not None:
+        coverage = test.quantiles.coverage()
+        parts = ", ".join(f"{part:.1%} below {level:g}" for level, part in zip(test.levels, coverage, strict=True))
+        lines.append(f"  quantiles: {parts} (so many of the values that came); pinball loss {_mean_pinball(test):.4f}")
+    lines += [f"  step {lag.step}: {lag.verdict}" for lag in test.lags]
+    return lines
+
+
+def _comparison(overall: dict[str, Array]) -> str:
+    network = overall[NETWORK][0]
+    better = [name for name, errors in overall.items() if name != NETWORK and errors[0] <= network]
+    if not better:
+        best = min((name for name in overall if name != NETWORK), key=lambda name: overall[name][0])
+        return f"the network is better than all baselines by MSE, {1 - network / overall[best][0]:.1%} below {best}"
+    best = min(better, key=lambda name: overall[name][0])
+    return (
+        f"THE NETWORK IS NO BETTER than {' and '.join(better)} by MSE ({network / overall[best][0] - 1:+.1%} against "
+        f"{best}): use the simpler one, or train otherwise"
+    )
+
+
+def _mean_pinball(test: Backtest) -> float:
+    return float(test.quantiles.pinball().mean()) if test.quantiles is not None else np.nan
+
+
+def tables(test: Backtest) -> dict[str, bytes]:
+    """The CSV files by their names."""
+    targets = test.windows.roles.targets
+    found = {BACKTEST: [["model", "target", *COLUMNS]], STEPS: [["model", "step", *COLUMNS]]}
+    for name, errors in test.errors.items():
+        found[BACKTEST].append([name, "all", *_cells(errors.overall())])
+        for number, target in enumerate(targets):
+            found[BACKTEST].append([name, target, *_cells(errors.by_target()[:, number])])
+        for step, row in enumerate(errors.by_step().T, start=1):
+            found[STEPS].append([name, str(step), *_cells(row)])
+    if test.quantiles is not None:
+        found[QUANTILES] = [["quantile", "coverage", "pinball"]]
+        for level, *row in zip(test.levels, test.quantiles.coverage(), test.quantiles.pinball(), strict=True):
+            found[QUANTILES].append([f"{level:g}", *_cells(row)])
+    found[LAGS] = [["step", "lag", "mean_squared_distance"]]
+    for lag in test.lags:
+        found[LAGS] += [[str(lag.step), str(k), *_cells([value])] for k, value in enumerate(lag.distance)]
+    return {name: _csv(rows) for name, rows in found.items()}
+
+
+def _cells(values: Array | list[float]) -> list[str]:
+    return ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+
+
+def _csv(rows: list[list[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def better_by_step(test: Backtest, than: str = LINEAR) -> tuple[int, int]:
+    """For how many steps of the horizon the network's MSE is below a baseline's, and of how many."""
+    network, other = test.errors[NETWORK].by_step()[0], test.errors[than].by_step()[0]
+    return int((network < other).sum()), len(network)
