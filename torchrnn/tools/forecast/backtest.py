@@ -40,19 +40,17 @@ class Backtest:
     season: int
     levels: tuple[float, ...]
     errors: dict[str, Errors]
-    quantiles: QuantileErrors | None
+    quantiles: dict[str, QuantileErrors]  # of the network and the linear baseline; none for a point forecast
     lags: list[Lag]
     examples: list[Example]
 
 
-def baselines(linear: Linear | None, horizon: int, season: int, history: int) -> dict[str, Callable[[Tensor], Tensor]]:
+def baselines(linear: Linear, horizon: int, season: int, history: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """The baselines by name; seasonal naive is there if the past holds a season."""
     found: dict[str, Callable[[Tensor], Tensor]] = {PERSISTENCE: lambda past: persistence(past, horizon)}
     if 1 < season <= history:
         found[SEASONAL] = lambda past: seasonal_naive(past, horizon, season)
-    if linear is not None:
-        found[LINEAR] = linear
-    return found
+    return found | {LINEAR: linear}
 
 
 def in_batches(windows: Windows, rows: int = ROWS) -> Iterator[Batch]:
@@ -62,12 +60,12 @@ def in_batches(windows: Windows, rows: int = ROWS) -> Iterator[Batch]:
 
 
 @torch.no_grad()
-def run(model: nn.Module, windows: Windows, linear: Linear | None, season: int, levels: tuple[float, ...]) -> Backtest:
+def run(model: nn.Module, windows: Windows, linear: Linear, season: int, levels: tuple[float, ...]) -> Backtest:
     """Forecast every window with the model (in its evaluating state) and the baselines, and measure."""
     horizon, K = windows.horizon, len(windows.roles.targets)
     models = baselines(linear, horizon, season, windows.history)
     errors = {name: Errors(horizon, K) for name in (NETWORK, *models)}
-    quantiles = QuantileErrors(levels, horizon) if levels else None
+    quantiles = {name: QuantileErrors(levels, horizon) for name in (NETWORK, LINEAR) if levels}
     lags = _Lags(windows, season)
     chosen = set(np.linspace(0, len(windows) - 1, min(SHOWN, len(windows))).astype(int).tolist())
     examples, before = [], 0
@@ -78,8 +76,9 @@ def run(model: nn.Module, windows: Windows, linear: Linear | None, season: int, 
         center, spread = scales(windows, batch.rows.numpy())
         for name, values in points.items():
             errors[name].add(values, batch.target, spread)
-        if quantiles is not None:
-            quantiles.add(sorted_quantiles, batch.target)
+        if levels:
+            quantiles[NETWORK].add(sorted_quantiles, batch.target)
+            quantiles[LINEAR].add(linear.quantiles(batch.history), batch.target)
         lags.add(point, batch)
         for place in range(len(batch.rows)):
             if before + place in chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,11 +62,13 @@ class Linear:
     """ŷ = W (y − y_last) + b + y_last: for each target by itself, all its series together, the horizon at once.
 
     W and b are the ridge regression of the training windows, in closed form, the penalty chosen on the validation
-    part. So this is what the past of a target says linearly of its future.
+    part. So this is what the past of a target says linearly of its future. Its quantiles are ŷ and the quantiles of
+    y − ŷ on the validation part, for each step of the horizon.
     """
 
     weight: Tensor  # (K, T, h)
     bias: Tensor  # (K, h)
+    offsets: Tensor  # (h, K, Q): of the quantiles; zero, and Q = 1, for a point forecast
 
     def __call__(self, history: Tensor) -> Tensor:
         """(T, B, K) to (h, B, K)."""
@@ -74,6 +76,17 @@ class Linear:
         last = past[-1]  # (B, K)
         change = torch.einsum("tbk,kth->hbk", past - last, self.weight.to(past))
         return change + self.bias.to(past).t()[:, None] + last
+
+    def quantiles(self, history: Tensor) -> Tensor:
+        """(T, B, K) to (h, B, K, Q)."""
+        point = self(history)
+        return point[..., None] + self.offsets.to(point)[:, None]
+
+    def with_offsets(self, windows: Iterable[tuple[Tensor, Tensor]], levels: Sequence[float]) -> Linear:
+        """The same with the quantiles of its errors on these (history, target) batches."""
+        errors = torch.cat([target - self(past) for past, target in windows], 1).double()  # (h, n, K)
+        offsets = errors.nanquantile(torch.tensor(levels, dtype=torch.float64), 1)  # (Q, h, K)
+        return replace(self, offsets=offsets.permute(1, 2, 0).nan_to_num(0.0).contiguous())
 
 
 class RidgeFit:
@@ -107,7 +120,8 @@ class RidgeFit:
         floor = 1e-9 * torch.eye(size, dtype=torch.float64)
         system = self.gram + ridge * diagonal[:, None, None] * penalty + floor
         solution = torch.linalg.solve(system, self.moment)  # (K, T + 1, h)
-        return Linear(solution[:, :-1], solution[:, -1])
+        targets, _, horizon = solution.shape
+        return Linear(solution[:, :-1], solution[:, -1], solution.new_zeros(horizon, targets, 1))
 
 
 def fit_linear(

@@ -19,10 +19,10 @@ class Forecaster(nn.Module):
     With l the last observed value of each target (for the whole horizon) and d_t the targets' past minus l:
 
     s_T = cell(d_t, past_t, known_t for t = 1 … T),  z_1 … z_h = cell'(known_i, i / h for i = 1 … h; s_T),
-    ŷ_i = l + linear_i(d) + V z_i + b.
+    ŷ_i = l + linear_i(d) + o_i + V z_i + b.
 
-    V and b begin at zero. Where there is a linear map (the baseline, which is fixed), training starts from its
-    forecast and learns what it lacks. Steps at which nothing was observed do not change the state.
+    V and b begin at zero. The linear map and the distances o of its quantiles are those of the baseline, and fixed:
+    training starts from its forecast and learns what it lacks. Without a baseline both are zero. Steps at which nothing was observed do not change the state.
     """
 
     def __init__(self, roles: Roles, settings: ForecastSettings) -> None:
@@ -39,11 +39,13 @@ class Forecaster(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.register_buffer("weight", torch.zeros(self.targets, settings.history, self.horizon))
         self.register_buffer("bias", torch.zeros(self.targets, self.horizon))
+        self.register_buffer("offsets", torch.zeros(self.horizon, self.targets, self.outputs))
 
     def start_from(self, linear: Linear) -> None:
         """Take the linear baseline as the forecast to be corrected."""
         self.get_buffer("weight").copy_(linear.weight)
         self.get_buffer("bias").copy_(linear.bias)
+        self.get_buffer("offsets").copy_(linear.offsets)
 
     def forward(self, batch: Batch) -> Tensor:
         """Forecasts (h, B, K, Q), scaled."""
@@ -54,5 +56,5 @@ class Forecaster(nn.Module):
         place = place.view(-1, 1, 1).expand(-1, B, 1)
         z, _ = self.decoder(torch.cat([batch.future, place], -1), state)  # (h, B, H)
         correction = self.head(self.dropout(z)).view(self.horizon, B, K, self.outputs)
-        linear = Linear(self.get_buffer("weight"), self.get_buffer("bias"))
-        return linear(batch.history)[..., None] + correction
+        linear = Linear(*map(self.get_buffer, ("weight", "bias", "offsets")))
+        return linear.quantiles(batch.history) + correction

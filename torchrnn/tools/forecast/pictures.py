@@ -47,7 +47,8 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
     came = np.concatenate([example.history[-1:, number], example.target[:, number]])
     axes.plot(np.arange(-1, horizon), came, color="black", linewidth=1.6, label="what came")
     for name, values in example.forecasts.items():
-        style = {"linewidth": 1.8} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
+        # the baselines lie above the network, so that one shows which is the same
+        style = {"linewidth": 2.2} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
         marker = "." if horizon == 1 else None
         axes.plot(future, values[:, number], color=COLORS[name], label=name, marker=marker, **style)
     if example.quantiles is not None:
@@ -92,7 +93,8 @@ def _late(test: Backtest) -> Figure:
 def _lag(axes: Axes, lag: Lag) -> None:
     shifts = np.arange(len(lag.distance))
     axes.plot(shifts, lag.distance, color=COLORS[NETWORK], marker=".", markersize=4)
-    marks = [(0, "what came", "black"), (lag.step, "the last value seen", COLORS[PERSISTENCE])]
+    last = "the last value seen" + (", a season before" if lag.step == lag.season else "")
+    marks = [(0, "what came", "black"), (lag.step, last, COLORS[PERSISTENCE])]
     if lag.season > 1 and lag.season != lag.step:
         marks.append((lag.season, "a season before", COLORS[SEASONAL]))
     for shift, label, color in marks:

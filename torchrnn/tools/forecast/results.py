@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from torchrnn.tools.forecast.backtest import LINEAR, NETWORK, Backtest
+from torchrnn.tools.forecast.backtest import NETWORK, Backtest
 from torchrnn.tools.forecast.steps import Array
 
 COLUMNS = ("mse", "mae", "mse_in_units", "mae_in_units")
@@ -24,10 +24,10 @@ def told(test: Backtest) -> list[str]:
         units = "" if len(test.windows.roles.targets) > 1 else f"   ({unit_mse:.4g}, {unit_mae:.4g})"
         lines.append(f"  {name:<{width}}   MSE {mse:.4f}   MAE {mae:.4f}{units}")
     lines.append(f"  {_comparison(overall)}")
-    if test.quantiles is not None:
-        coverage = test.quantiles.coverage()
-        parts = ", ".join(f"{part:.1%} below {level:g}" for level, part in zip(test.levels, coverage, strict=True))
-        lines.append(f"  quantiles: {parts} (so many of the values that came); pinball loss {_mean_pinball(test):.4f}")
+    for name, quantiles in test.quantiles.items():
+        pairs = zip(test.levels, quantiles.coverage(), strict=True)
+        parts = ", ".join(f"{part:.1%} below {level:g}" for level, part in pairs)
+        lines.append(f"  {name:<{width}}   pinball {quantiles.pinball().mean():.4f}   of the values that came {parts}")
     lines += [f"  step {lag.step}: {lag.verdict}" for lag in test.lags]
     return lines
 
@@ -45,10 +45,6 @@ def _comparison(overall: dict[str, Array]) -> str:
     )
 
 
-def _mean_pinball(test: Backtest) -> float:
-    return float(test.quantiles.pinball().mean()) if test.quantiles is not None else np.nan
-
-
 def tables(test: Backtest) -> dict[str, bytes]:
     """The CSV files by their names."""
     targets = test.windows.roles.targets
@@ -59,10 +55,11 @@ def tables(test: Backtest) -> dict[str, bytes]:
             found[BACKTEST].append([name, target, *_cells(errors.by_target()[:, number])])
         for step, row in enumerate(errors.by_step().T, start=1):
             found[STEPS].append([name, str(step), *_cells(row)])
-    if test.quantiles is not None:
-        found[QUANTILES] = [["quantile", "coverage", "pinball"]]
-        for level, *row in zip(test.levels, test.quantiles.coverage(), test.quantiles.pinball(), strict=True):
-            found[QUANTILES].append([f"{level:g}", *_cells(row)])
+    if test.quantiles:
+        found[QUANTILES] = [["model", "quantile", "coverage", "pinball"]]
+    for name, quantiles in test.quantiles.items():
+        for level, *row in zip(test.levels, quantiles.coverage(), quantiles.pinball(), strict=True):
+            found[QUANTILES].append([name, f"{level:g}", *_cells(row)])
     found[LAGS] = [["step", "lag", "mean_squared_distance"]]
     for lag in test.lags:
         found[LAGS] += [[str(lag.step), str(k), *_cells([value])] for k, value in enumerate(lag.distance)]
@@ -77,9 +74,3 @@ def _csv(rows: list[list[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
-
-
-def better_by_step(test: Backtest, than: str = LINEAR) -> tuple[int, int]:
-    """For how many steps of the horizon the network's MSE is below a baseline's, and of how many."""
-    network, other = test.errors[NETWORK].by_step()[0], test.errors[than].by_step()[0]
-    return int((network < other).sum()), len(network)

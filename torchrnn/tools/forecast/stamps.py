@@ -62,10 +62,10 @@ class Clock:
             self.is_number = stamps.head(1).str.contains(r"^[+-]?\d{1,18}$").all() and len(stamps[0]) != 8
             self.format = next((one for one in FORMATS if not parsed(stamps.head(1), one).null_count()), "")
         if self.is_number:
-            parsed = stamps.cast(pl.Int64, strict=False)
+            found = stamps.cast(pl.Int64, strict=False)
             expected = "a whole number, as in the first row"
         elif self.format:
-            parsed = parsed(stamps, self.format)
+            found = parsed(stamps, self.format)
             expected = f"a time as {self.format} describes"
         else:
             raise UsageError(
@@ -73,14 +73,14 @@ class Clock:
                 f"(such as 2016-07-01, 2016-07-01 13:00:00 or 2016-07-01T13:00). Say how it is written: --time-format "
                 f"'%d/%m/%Y %H:%M'."
             )
-        wrong = parsed.is_null().to_numpy()
+        wrong = found.is_null().to_numpy()
         if wrong.any():
             row = before + int(wrong.argmax()) + 1
             raise UsageError(
                 f"{self.table.where(row)}, column {self.column!r}: expected {expected}, got "
                 f"{stamps[int(wrong.argmax())]!r}. Correct it, or say how all are written: --time-format."
             )
-        return parsed.cast(pl.Int64).to_numpy()
+        return found.cast(pl.Int64).to_numpy()
 
 
 def parsed(stamps: pl.Series, format: str) -> pl.Series:
