@@ -1,1 +1,1 @@
-"""The job `torchrnn forecast`: series in a table, windows over them, a recurrent model, baselines, a rolling back-test."""
+"""The job `torchrnn forecast`: windows over series, a recurrent model, baselines, a rolling back-test."""

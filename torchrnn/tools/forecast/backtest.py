@@ -91,7 +91,7 @@ def run(model: nn.Module, windows: Windows, linear: Linear, season: int, levels:
 def forecast(model: nn.Module, batch: Batch) -> Tensor:
     """The model's forecasts (h, B, K, Q), its quantiles in order: where two cross, they change places."""
     device = next(model.parameters()).device
-    moved = Batch(*(None if part is None else part.to(device) for part in batch))
+    moved = Batch._make(None if part is None else part.to(device) for part in batch)
     return model(moved).sort(-1).values.cpu()
 
 
@@ -103,7 +103,13 @@ def scales(windows: Windows, rows: Array) -> tuple[Tensor, Tensor]:
 
 
 def _example(
-    windows: Windows, batch: Batch, place: int, points: dict[str, Tensor], quantiles: Tensor | None, c: Tensor, s: Tensor
+    windows: Windows,
+    batch: Batch,
+    place: int,
+    points: dict[str, Tensor],
+    quantiles: Tensor | None,
+    c: Tensor,
+    s: Tensor,
 ) -> Example:
     row = int(batch.rows[place])
     series = windows.panel.names[int(windows.panel.series_of(np.array([row - 1]))[0])]

@@ -40,9 +40,10 @@ def seasonal_naive(history: Tensor, horizon: int, season: int) -> Tensor:
         raise ValueError(f"season must be from 1 to T = {T}, got {season}")
     result = history.new_full((horizon, *history.shape[1:]), torch.nan)
     steps = torch.arange(horizon)
-    for back in range(1, T // season + 1):
+    for back in range(1, -(-T // season) + 1):
         earlier = T - back * season + steps % season  # the i-th step of the season that ended `back - 1` seasons ago
-        result = torch.where(result.isnan(), history[earlier], result)
+        there = (earlier >= 0).view(-1, 1, 1) & result.isnan()
+        result = torch.where(there, history[earlier.clamp(min=0)], result)
     return torch.where(result.isnan(), persistence(history, horizon), result)
 
 
@@ -111,7 +112,7 @@ class RidgeFit:
             self.moment[k] += inputs.t() @ change
 
     def solve(self, ridge: float) -> Linear:
-        """The weights with a penalty of `ridge` times the mean of the inputs' squares; the constant is not penalised."""
+        """The weights with a penalty of `ridge` times the mean of the inputs' squares, but for the constant."""
         size = self.gram.shape[1]
         diagonal = self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)  # (K,)
         penalty = torch.eye(size, dtype=torch.float64)

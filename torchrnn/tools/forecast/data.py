@@ -18,7 +18,7 @@ from torchrnn.tools.forecast.reading import Source, read_panel
 from torchrnn.tools.forecast.scaling import Scaling
 from torchrnn.tools.forecast.settings import AUTO, ForecastSettings
 from torchrnn.tools.forecast.split import Split
-from torchrnn.tools.forecast.steps import Array, Step
+from torchrnn.tools.forecast.steps import Step
 from torchrnn.tools.forecast.windows import Roles, Windows
 from torchrnn.tools.runs.errors import ToolError, UsageError
 from torchrnn.tools.tables import Table, open_table
@@ -70,7 +70,9 @@ class Data:
             some = replace(every, rows=every.rows[:: -(-len(every) // ERRORS)])
             linear = linear.with_offsets(((batch.history, batch.target) for batch in in_batches(some)), settings.levels)
         linear = linear_from({LINEAR_FILE: linear_to(linear)}, settings)  # rounded as the file is
-        return cls(path, table.digest, table.rows, panel, roles, scaling, split, season, **parts, linear=linear, ridge=ridge)
+        return cls(
+            path, table.digest, table.rows, panel, roles, scaling, split, season, **parts, linear=linear, ridge=ridge
+        )
 
     @classmethod
     def again(cls, path: Path, settings: ForecastSettings, data: dict[str, Any]) -> Data:
@@ -97,12 +99,14 @@ class Data:
             split = Split(*(int(border) for border in data["split"]))
             season, ridge = int(data["season"]), float(data["ridge"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ToolError(f"config.toml of the run was changed by hand: {error}. Bring it back from a copy.") from error
+            raise _changed(error) from error
         if scaling.center.shape[1] != len(roles.columns):
-            raise ToolError("config.toml of the run was changed by hand: center has not a number for each column.")
+            raise _changed("center has not a number for each column")
         parts = _windows(panel, scaling, roles, split, settings)
         linear = linear_from(data, settings)
-        return cls(path, table.digest, table.rows, panel, roles, scaling, split, season, **parts, linear=linear, ridge=ridge)
+        return cls(
+            path, table.digest, table.rows, panel, roles, scaling, split, season, **parts, linear=linear, ridge=ridge
+        )
 
     def everything(self) -> Windows:
         """The windows of the whole file."""
@@ -123,68 +127,11 @@ class Data:
             "ridge": self.ridge,
         } | self.scaling.to_dict()
 
-    def described(self, settings: ForecastSettings) -> list[str]:
-        """What is in the file."""
-        panel, series = self.panel, len(self.panel.names)
-        many = "1 series" if series == 1 else f"{series:,} series of {_range(panel.lengths)} rows"
-        lines = [
-            f"file: {self.path}, {self.rows:,} rows, {many}, a row every {panel.step}, {panel.show(0)} … "
-            f"{panel.show(panel.end - 1)}"
-        ]
-        roles = [("target", self.roles.targets), ("past", self.roles.past), ("known", self.roles.known)]
-        roles.append(("calendar", self.roles.calendar))
-        lines.append("columns: " + "; ".join(f"{name} {', '.join(columns)}" for name, columns in roles if columns))
-        filled = len(panel) - self.rows
-        if filled:
-            lines.append(f"gaps: {filled:,} rows were put in where stamps are missing; their values are missing")
-        missing = {name: _missing(panel, name) for name in self.roles.marked}
-        counts = ", ".join(f"{name} {count:,}" for name, count in missing.items() if count)
-        lines.append(f"missing values: {counts}; read as 0 with a mark, and not counted" if counts else "missing values: none")
-        return lines
-
-    def told(self, settings: ForecastSettings) -> list[str]:
-        """What was understood of the file, before training begins."""
-        panel, lines = self.panel, self.described(settings)
-        parts = [
-            f"{name} {panel.show(begin)} … {panel.show(end - 1)} ({end - begin:,} steps of time)"
-            for name, (begin, end) in self.split.parts().items()
-        ]
-        unused = panel.end - self.split.test
-        if unused:
-            parts.append(f"{unused:,} steps after it are not used")
-        lines.append("split: " + "; ".join(parts))
-        lines.append(_scale_told(self.scaling, self.roles))
-        counts = ", ".join(
-            f"{len(windows):,} {name}"
-            for name, windows in (("training", self.training), ("validation", self.validation), ("test", self.test))
-        )
-        lines.append(f"windows: {counts}; {self.training.sentence()}")
-        lines.append("no target of one part is in another; windows may read what lies before the border")
-        season = f"season of {self.season}" if 1 < self.season <= settings.history else "no season"
-        lines.append(f"baselines: persistence, {season}, linear with a ridge of {self.ridge:g} (chosen on validation)")
-        return lines
-
-
-def _scale_told(scaling: Scaling, roles: Roles) -> str:
-    if scaling.kind == "none":
-        return "scale: none, values are read as they are"
-    names = "mean and standard deviation" if scaling.kind == "standard" else "median and quartile distance / 1.349"
-    of = f"each of {len(scaling.of):,} series by its own; of all together" if scaling.of else "of all rows"
-    pairs = zip(roles.columns[:4], scaling.center[-1], scaling.spread[-1], strict=False)
-    shown = ", ".join(f"{name} {center:.4g} and {spread:.4g}" for name, center, spread in pairs)
-    more = ", …" if len(roles.columns) > 4 else ""
-    return f"scale: {names} of the training part, {of}: {shown}{more}"
-
-
-def _range(lengths: Array) -> str:
-    low, high = lengths.min(), lengths.max()
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
 
 def _read(path: Path, settings: ForecastSettings) -> tuple[Table, Panel]:
     if not settings.time or not settings.target:
-        lacking = "--time" if not settings.time else "--target"
-        raise UsageError(f"{lacking} is missing: name the column with the {'time' if lacking == '--time' else 'values to foretell'}.")
+        lacking = "--target is missing: name the column of the values to foretell."
+        raise UsageError(lacking if settings.time else "--time is missing: name the column of the time stamps.")
     table = open_table(path)
     columns = dict.fromkeys(settings.target, "--target") | dict.fromkeys(settings.past, "--past")
     columns |= {name: "--known" for name in settings.known if name in table.columns or name not in FEATURES}
@@ -203,9 +150,9 @@ def _roles(panel: Panel, settings: ForecastSettings) -> Roles:
         features += settings.calendar
     if features and panel.step.unit == "numbers":
         raise UsageError(
-            f"--calendar {','.join(features)}: the column of --time holds numbers, which have no calendar. Leave it out."
+            f"--calendar {','.join(features)}: the column of --time holds numbers, without a calendar. Leave it out."
         )
-    marked = tuple(name for name in panel.columns if _missing(panel, name))
+    marked = tuple(name for name in panel.columns if missing_values(panel, name))
     return Roles(settings.target, settings.past, known, tuple(dict.fromkeys(features)), marked)
 
 
@@ -215,11 +162,19 @@ def roles_of(settings: ForecastSettings, data: dict[str, Any]) -> Roles:
         known = tuple(name for name in settings.known if name in data["columns"])
         calendar, marked = tuple(data["calendar"]), tuple(data["marked"])
         roles = Roles(settings.target, settings.past, known, calendar, marked)
-        if list(roles.columns) != data["columns"] or not set(marked) <= set(roles.columns) or not set(calendar) <= set(FEATURES):
+        if (
+            list(roles.columns) != data["columns"]
+            or not set(marked) <= set(roles.columns)
+            or not set(calendar) <= set(FEATURES)
+        ):
             raise ValueError("columns, calendar and marked do not fit the settings")
         return roles
     except (KeyError, TypeError, ValueError) as error:
-        raise ToolError(f"config.toml of the run was changed by hand: {error}. Bring it back from a copy.") from error
+        raise _changed(error) from error
+
+
+def _changed(what: object) -> ToolError:
+    return ToolError(f"config.toml of the run was changed by hand: {what}. Bring it back from a copy.")
 
 
 def _known_step(data: dict[str, Any]) -> Step:
@@ -227,10 +182,11 @@ def _known_step(data: dict[str, Any]) -> Step:
         unit, size, month_end = data["step"]
         return Step(str(unit), int(size), bool(month_end))
     except (KeyError, TypeError, ValueError) as error:
-        raise ToolError(f"config.toml of the run was changed by hand: step: {error}. Bring it back from a copy.") from error
+        raise _changed(f"step: {error}") from error
 
 
-def _missing(panel: Panel, name: str) -> int:
+def missing_values(panel: Panel, name: str) -> int:
+    """How many rows miss the value of a column."""
     column = panel.values[:, panel.indices([name])[0]]
     return int(sum(np.isnan(column[start : start + (1 << 20)]).sum() for start in range(0, len(column), 1 << 20)))
 
@@ -243,13 +199,14 @@ def _refuse_unmarked(path: Path, panel: Panel, roles: Roles) -> None:
         # rows after the last target only say what is known of the horizon
         part = part[: seen[-1] + 1] if len(seen) else part
         for number, column in enumerate(panel.columns):
-            lost = np.flatnonzero(np.isnan(part[:, number])) if column not in roles.marked else ()
-            if len(lost):
+            lost = np.flatnonzero(np.isnan(part[:, number]))
+            if len(lost) and column not in roles.marked:
                 of = f" of series {name!r}" if name else ""
+                first = panel.show(int(panel.first[series]) + int(lost[0]))
                 raise UsageError(
-                    f"FILE {path}, column {column!r}: {len(lost):,} values{of} are missing, the first at "
-                    f"{panel.show(int(panel.first[series]) + int(lost[0]))}, and in the file of the training none were, so "
-                    f"the network never saw what that means. Fill them in, or train with a file that misses some."
+                    f"FILE {path}, column {column!r}: {len(lost):,} values{of} are missing, the first at {first}, and "
+                    f"in the file of the training none were, so the network never saw what that means. Fill them in, "
+                    f"or train with a file that misses some."
                 )
 
 

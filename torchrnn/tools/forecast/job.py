@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from torchrnn.tools.forecast import backtest, results
+from torchrnn.tools.forecast import backtest, prediction, results, told
 from torchrnn.tools.forecast.data import LINEAR_FILE, Data, linear_from, linear_to, roles_of
 from torchrnn.tools.forecast.model import Forecaster
 from torchrnn.tools.forecast.scores import pinball
@@ -58,7 +57,7 @@ class ForecastJob(Job):
 
     def understood(self) -> list[str]:
         """What the file holds, its split, its scales and its windows."""
-        return self.data.told(self.settings)
+        return told.told(self.data)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -132,9 +131,7 @@ class ForecastJob(Job):
         return test
 
     @classmethod
-    def evaluate(
-        cls, model: nn.Module, files: Sequence[Path], settings: ForecastSettings, data: dict[str, Any]
-    ) -> str:
+    def evaluate(cls, model: nn.Module, files: Sequence[Path], settings: ForecastSettings, data: dict[str, Any]) -> str:
         """A back-test over all of another file, or over the test part of the run's own."""
         found = Data.other(_one(files), settings, data)
         own = found.digest == data["digest"]
@@ -143,11 +140,20 @@ class ForecastJob(Job):
             raise UsageError(
                 f"FILE {files[0]} has no window: a series needs {settings.history} + {settings.horizon} rows at least."
             )
-        lines = [*found.described(settings)]
+        lines = [*told.described(found)]
         if own:
             lines.append("this is the file of the training: only its test part is used")
         test = cls(settings, found)._backtest(model, windows)
         return "\n".join([*lines, *results.told(test)])
+
+    @classmethod
+    def predict(
+        cls, model: nn.Module, file: Path, settings: ForecastSettings, data: dict[str, Any], out: Path | None, top: int
+    ) -> str:
+        """The next horizon after the end of a file."""
+        if top != 1:
+            raise UsageError(f"--top is for classes; a forecast has none, got {top}. Leave it out.")
+        return prediction.write(prediction.predict(model, file, settings, data), out)
 
 
 def _one(files: Sequence[Path]) -> Path:

@@ -22,7 +22,8 @@ class Forecaster(nn.Module):
     ŷ_i = l + linear_i(d) + o_i + V z_i + b.
 
     V and b begin at zero. The linear map and the distances o of its quantiles are those of the baseline, and fixed:
-    training starts from its forecast and learns what it lacks. Without a baseline both are zero. Steps at which nothing was observed do not change the state.
+    training starts from its forecast and learns what it lacks. Without a baseline both are zero. Steps at which nothing
+    was observed do not change the state.
     """
 
     def __init__(self, roles: Roles, settings: ForecastSettings) -> None:

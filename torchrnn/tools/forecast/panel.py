@@ -17,7 +17,7 @@ class Panel:
     Tick 0 is the earliest time of all series; a missing value is NaN.
     """
 
-    names: Sequence[str]  # (S,) of the series; one, "", where there is no id column
+    names: list[str]  # (S,) of the series; one, "", where there is no id column
     starts: Array  # (S + 1,): the rows of series s are starts[s]:starts[s + 1]
     first: Array  # (S,): its first tick
     step: Step
@@ -49,9 +49,9 @@ class Panel:
         """The series to which each row belongs."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
-    def ticks(self, rows: Array) -> Array:
-        """The tick of each row; rows past the end of the last series go on counting."""
-        series = np.minimum(self.series_of(rows), len(self.names) - 1)
+    def ticks_before(self, rows: Array) -> Array:
+        """The tick of each row, told by the row before it: so of the row after a series' last one, too."""
+        series = self.series_of(rows - 1)
         return self.first[series] + rows - self.starts[series]
 
     def rows(self, series: int, begin: int, end: int) -> slice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,7 +33,13 @@ def _forecasts(test: Backtest) -> Figure:
             _window(axes, test, example, number)
     for number, target in enumerate(targets):
         grid[0, number].annotate(
-            target, (0.5, 1), xytext=(0, 22), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize=11
+            target,
+            (0.5, 1),
+            xytext=(0, 22),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            fontsize=11,
         )
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -48,7 +55,7 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
     axes.plot(np.arange(-1, horizon), came, color="black", linewidth=1.6, label="what came")
     for name, values in example.forecasts.items():
         # the baselines lie above the network, so that one shows which is the same
-        style = {"linewidth": 2.2} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
+        style: dict[str, Any] = {"linewidth": 2.2} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
         marker = "." if horizon == 1 else None
         axes.plot(future, values[:, number], color=COLORS[name], label=name, marker=marker, **style)
     if example.quantiles is not None:
@@ -58,8 +65,8 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
     axes.axvline(-0.5, color="black", linewidth=0.6, linestyle=":")
     panel = test.windows.panel
     of = f"series {example.series}, " if example.series else ""
-    tick = panel.first[panel.names.index(example.series)] + example.row - panel.starts[panel.names.index(example.series)]
-    axes.set_title(f"{of}from {panel.show(int(tick))}", fontsize=9)
+    tick = int(panel.ticks_before(np.array([example.row]))[0])
+    axes.set_title(f"{of}from {panel.show(tick)}", fontsize=9)
     axes.set_xlabel(f"steps of {panel.step} from the first that is foretold", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
@@ -70,7 +77,7 @@ def _by_step(test: Backtest) -> Figure:
     axes = figure.add_subplot()
     steps = np.arange(1, test.windows.horizon + 1)
     for name, errors in test.errors.items():
-        style = {"linewidth": 2} if name == NETWORK else {"linewidth": 1.2, "linestyle": "--"}
+        style: dict[str, Any] = {"linewidth": 2} if name == NETWORK else {"linewidth": 1.2, "linestyle": "--"}
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, errors.by_step()[0], color=COLORS[name], label=name, marker=marker, **style)
     axes.set_xlabel(f"step of the horizon ({test.windows.panel.step} each)")
@@ -100,7 +107,9 @@ def _lag(axes: Axes, lag: Lag) -> None:
     for shift, label, color in marks:
         if shift < len(shifts):
             axes.plot(shift, lag.distance[shift], "o", color=color, markersize=8, label=label)
-    axes.plot(lag.nearest, lag.distance[lag.nearest], "o", color="black", fillstyle="none", markersize=14, label="nearest")
+    axes.plot(
+        lag.nearest, lag.distance[lag.nearest], "o", color="black", fillstyle="none", markersize=14, label="nearest"
+    )
     axes.set_xlabel("steps that the series is shifted back")
     axes.set_ylabel("mean squared distance to the forecast, scaled")
     axes.set_ylim(bottom=0)

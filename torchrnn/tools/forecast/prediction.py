@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import nn
 
@@ -17,25 +16,42 @@ from torchrnn.tools.forecast.data import Data
 from torchrnn.tools.forecast.settings import ForecastSettings
 from torchrnn.tools.forecast.steps import Array
 from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.runs.files import write_file
 
-COLUMNS = ("time", "series", "target", "forecast")
+ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
 @torch.no_grad()
-def predict(model: nn.Module, path: Path, settings: ForecastSettings, data: dict[str, Any]) -> str:
-    """CSV: a row for each series, target and step of the horizon, with the time, the forecast and its quantiles.
+def predict(model: nn.Module, path: Path, settings: ForecastSettings, data: dict[str, Any]) -> pl.DataFrame:
+    """A row for each series, target and step of the horizon: the time, the forecast, and its quantiles (q0.1, …).
 
-    The horizon of a series begins after its last row with an observed target. What is known of it (--known) is read from
-    the rows after that one.
+    The horizon of a series begins after its last row with an observed target. What is known of it (--known) is read
+    from the rows after that one.
     """
     found = Data.other(path, settings, data)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"q{level:g}" for level in settings.levels)])
     rows = _first_rows(found, settings)
-    for start in range(0, len(rows), backtest.ROWS):
-        writer.writerows(_told(model, found, rows[start : start + backtest.ROWS], settings))
-    return text.getvalue()
+    parts = [rows[start : start + backtest.ROWS] for start in range(0, len(rows), backtest.ROWS)]
+    return pl.concat([_frame(model, found, part, settings) for part in parts])
+
+
+def write(frame: pl.DataFrame, out: Path | None) -> str:
+    """Write to a new file of the ending's kind and say so; without one, the table as CSV."""
+    if out is None:
+        return frame.write_csv()
+    ending = out.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"--out {out} must end in {', '.join(ENDINGS)}, got {ending or 'no ending'!r}.")
+    if out.exists():
+        raise UsageError(f"--out {out} is there already, and nothing was overwritten. Name a new file.")
+    content = io.BytesIO()
+    if ending == ".parquet":
+        frame.write_parquet(content)
+    elif ending in (".jsonl", ".ndjson"):
+        frame.write_ndjson(content)
+    else:
+        frame.write_csv(content, separator="\t" if ending == ".tsv" else ",")
+    write_file(out, content.getvalue())
+    return f"{out}: {len(frame):,} rows\n"
 
 
 def _first_rows(found: Data, settings: ForecastSettings) -> Array:
@@ -67,29 +83,28 @@ def _beyond(found: Data, rows: Array, settings: ForecastSettings) -> Array:
         wanted = values[place][:, panel.indices(unmarked if len(there) == settings.horizon else found.roles.known)]
         if np.isnan(wanted).any():
             step = int(np.isnan(wanted).any(1).argmax())
-            tick = int(panel.first[series]) + int(row) - int(panel.starts[series]) + step
+            tick = int(panel.ticks_before(rows[place : place + 1])[0]) + step
             of = f" of series {panel.names[series]!r}" if panel.names[series] else ""
             raise UsageError(
-                f"FILE {found.path}: {', '.join(found.roles.known)} must be known for the {settings.horizon} steps after "
-                f"the last observed target{of}, and at {panel.show(tick)} there is nothing. Add these rows, with the known "
-                f"columns filled in and the targets empty."
+                f"FILE {found.path}: {', '.join(found.roles.known)} must be known for the {settings.horizon} steps "
+                f"after the last observed target{of}, and at {panel.show(tick)} there is nothing. Add these rows, with "
+                f"the known columns filled in and the targets empty."
             )
     return values
 
 
-def _told(model: nn.Module, found: Data, rows: Array, settings: ForecastSettings) -> Iterator[Sequence[str]]:
+def _frame(model: nn.Module, found: Data, rows: Array, settings: ForecastSettings) -> pl.DataFrame:
     panel, horizon, levels = found.panel, settings.horizon, settings.levels
-    windows = found.test
-    batch = windows.at(rows, _beyond(found, rows, settings))
-    center, spread = backtest.scales(windows, rows)
-    values = backtest.forecast(model, batch)  # (h, B, K, Q)
-    values = (values.double() * spread[..., None] + center[..., None]).numpy()
-    point = levels.index(0.5) if levels else 0
-    for place, row in enumerate(rows):
-        series = int(panel.series_of(np.array([row - 1]))[0])
-        tick = int(panel.first[series]) + int(row) - int(panel.starts[series])
-        for number, target in enumerate(found.roles.targets):
-            for step in range(horizon):
-                numbers = values[step, place, number]
-                shown = [f"{one:.7g}" for one in (numbers[point], *(numbers if levels else ()))]
-                yield [panel.show(tick + step), panel.names[series], target, *shown]
+    batch = found.test.at(rows, _beyond(found, rows, settings))
+    center, spread = backtest.scales(found.test, rows)
+    values = backtest.forecast(model, batch).double()  # (h, B, K, Q)
+    values = (values * spread[..., None] + center[..., None]).permute(1, 2, 0, 3).flatten(0, 2).numpy()
+    ticks = panel.ticks_before(rows)[:, None] + np.arange(horizon)  # (B, h)
+    K, B = len(found.roles.targets), len(rows)
+    names = [panel.names[series] for series in panel.series_of(rows - 1)]
+    columns: dict[str, Any] = {settings.time: [panel.show(tick) for line in ticks for tick in [*line] * K]}
+    if settings.id:
+        columns[settings.id] = [name for name in names for _ in range(K * horizon)]
+    columns["target"] = [target for target in found.roles.targets for _ in range(horizon)] * B
+    columns["forecast"] = values[:, levels.index(0.5) if levels else 0]
+    return pl.DataFrame(columns | {f"q{level:g}": values[:, number] for number, level in enumerate(levels)})

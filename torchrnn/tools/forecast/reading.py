@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.forecast.panel import Panel
 from torchrnn.tools.forecast.stamps import Clock, Order
 from torchrnn.tools.forecast.steps import Array
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import Table
 
 IN_MEMORY = 256 * 2**20  # bytes of values; more are kept in a file on the disk
@@ -61,8 +61,8 @@ def read_panel(source: Source) -> Panel:
     starts = np.concatenate([[0], lengths.cumsum()])
     if starts[-1] > FILLED * len(ticks):
         raise UsageError(
-            f"--fill-gaps would make {starts[-1]:,} rows out of {len(ticks):,}, with a step of {step}. Bring the rows to "
-            f"one step first (resample)."
+            f"--fill-gaps would make {starts[-1]:,} rows out of {len(ticks):,}, with a step of {step}. Bring the rows "
+            f"to one step first (resample)."
         )
     places = starts[order.codes] + ticks - first[order.codes]
     if order.rows is not None:
@@ -96,8 +96,8 @@ def _codes(source: Source, ids: pl.Series, names: dict[str, int], before: int) -
     if ids.null_count():
         row = before + int(ids.is_null().to_numpy().argmax()) + 1
         raise UsageError(
-            f"{source.table.where(row)}, column {source.id!r}: the name of the series is missing. Write it in, or leave "
-            f"the row out."
+            f"{source.table.where(row)}, column {source.id!r}: the name of the series is missing. Write it in, or "
+            f"leave the row out."
         )
     ids = ids.cast(pl.String)
     for name in ids.unique(maintain_order=True):

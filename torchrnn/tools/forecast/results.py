@@ -10,6 +10,7 @@ import numpy as np
 from torchrnn.tools.forecast.backtest import NETWORK, Backtest
 from torchrnn.tools.forecast.steps import Array
 
+LEVEL = 0.01  # errors that differ by less are called the same
 COLUMNS = ("mse", "mae", "mse_in_units", "mae_in_units")
 BACKTEST, STEPS, QUANTILES, LAGS = "backtest.csv", "error_by_step.csv", "quantiles.csv", "lag.csv"
 
@@ -17,7 +18,8 @@ BACKTEST, STEPS, QUANTILES, LAGS = "backtest.csv", "error_by_step.csv", "quantil
 def told(test: Backtest) -> list[str]:
     """The errors of the network and the baselines, what the quantiles are worth, and the verdicts on lateness."""
     count = len(test.windows)
-    lines = [f"back-test: {count:,} windows, each origin once; errors of scaled values, in brackets in units of the file"]
+    units = "" if len(test.windows.roles.targets) > 1 else "; in brackets in units of the file"
+    lines = [f"back-test: {count:,} windows, from every origin; errors of scaled values{units}"]
     width = max(map(len, test.errors))
     overall = {name: errors.overall() for name, errors in test.errors.items()}
     for name, (mse, mae, unit_mse, unit_mae) in overall.items():
@@ -34,15 +36,13 @@ def told(test: Backtest) -> list[str]:
 
 def _comparison(overall: dict[str, Array]) -> str:
     network = overall[NETWORK][0]
-    better = [name for name, errors in overall.items() if name != NETWORK and errors[0] <= network]
-    if not better:
-        best = min((name for name in overall if name != NETWORK), key=lambda name: overall[name][0])
-        return f"the network is better than all baselines by MSE, {1 - network / overall[best][0]:.1%} below {best}"
-    best = min(better, key=lambda name: overall[name][0])
-    return (
-        f"THE NETWORK IS NO BETTER than {' and '.join(better)} by MSE ({network / overall[best][0] - 1:+.1%} against "
-        f"{best}): use the simpler one, or train otherwise"
-    )
+    best = min((name for name in overall if name != NETWORK), key=lambda name: overall[name][0])
+    change = network / overall[best][0] - 1 if overall[best][0] > 0 else np.inf
+    if change < -LEVEL:
+        return f"the network is better than all baselines: its MSE is {-change:.1%} below that of {best}"
+    if change <= LEVEL:
+        return f"THE NETWORK IS NO BETTER THAN {best}: its MSE is within {LEVEL:.0%} of it; use the simpler one"
+    return f"THE NETWORK IS WORSE THAN {best}: its MSE is {change:.1%} above; use that, or train otherwise"
 
 
 def tables(test: Backtest) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Scaling:
         center, spread = (np.stack([*(scale[i] for scale in scales), overall[i]]) for i in (0, 1))
         return cls(kind, list(panel.names) if own else [], center, spread)
 
-    def rows_for(self, names: Sequence[str]) -> Array:
+    def rows_for(self, names: Iterable[str]) -> Array:
         """Which row of the scale each of these series takes."""
         known = {name: row for row, name in enumerate(self.of)}
         return np.array([known.get(name, len(self.of)) for name in names])

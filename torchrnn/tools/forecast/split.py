@@ -45,9 +45,9 @@ class Split:
         split = cls(train, validation, test)
         if not 0 < train < validation < test:
             raise UsageError(
-                f"--validation {settings.validation} --test {settings.test} leave {max(train, 0):,} of {end:,} steps of "
-                f"time to train on, {validation - train:,} to validate on and {test - validation:,} to test on, and each "
-                f"must have some, in this order. Give other borders."
+                f"--validation {settings.validation} --test {settings.test} leave {max(train, 0):,} of {end:,} "
+                f"steps of time to train on, {validation - train:,} to validate on and {test - validation:,} to test "
+                f"on, and each must have some, in this order. Give other borders."
             )
         return split
 

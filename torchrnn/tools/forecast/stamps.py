@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.forecast.steps import Array, Step
+from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import Table
 
 FORMATS = (  # year first: 1/2/2016 may be two days, so it is not guessed
@@ -95,7 +95,7 @@ def parsed(stamps: pl.Series, format: str) -> pl.Series:
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())[:150]
         raise UsageError(
-            f"--time-format {format!r} cannot be used ({reason}). Expected the parts of a date, such as '%d/%m/%Y %H:%M'."
+            f"--time-format {format!r} cannot be used ({reason}). Expected the parts of a date, such as '%d/%m/%Y'."
         ) from error
 
 
@@ -124,14 +124,20 @@ class Order:
                 f"series, each must have many rows; without such a column leave out --id."
             )
         shown = Step("numbers" if self.clock.is_number else "microseconds", 1)
-        self._refuse(gaps < 0, later, shown, "are earlier than the row above them", "Sort the file by time.")
+        self._refuse(
+            gaps < 0,
+            later,
+            shown,
+            "are earlier than the row above them",
+            "Sort the file by time; if it holds several series, name the column that tells them apart: --id.",
+        )
         self._refuse(
             gaps == 0,
             later,
             shown,
             "repeat the time of the row above them",
-            "If the file holds several series, name the column that tells them apart with --id; clocks put back in "
-            "autumn need UTC; else leave one of each out.",
+            "If the file holds several series, name the column that tells them apart: --id. Clocks that were put back in "
+            "autumn need UTC. Else leave one of each out.",
         )
         return Step.guess(self.times, gaps, self.clock.is_number)
 
@@ -166,9 +172,9 @@ class Order:
     def _off_grid(self, place: int, step: Step, origin: int) -> None:
         name = self.names[int(self.codes[place])]
         raise UsageError(
-            f"{self._where(place)}: series {name!r} stands at {step.show(int(self.times[place]))}, which is not a whole "
-            f"number of steps of {step} after {step.show(origin)}, where the first series begins. All series must be on "
-            f"one grid of time: bring them to it, or forecast this one by itself."
+            f"{self._where(place)}: series {name!r} stands at {step.show(int(self.times[place]))}, which is not a "
+            f"whole number of steps of {step} after {step.show(origin)}, where the first series begins. All series "
+            f"must be on one grid of time: bring them to it, or forecast this one by itself."
         )
 
     def _refuse(self, wrong: Array, later: Array, step: Step, what: str, repair: str) -> None:
@@ -181,14 +187,13 @@ class Order:
             for many, one in ONE.items():
                 what = what.replace(many, one)
         more = f" (the first {SHOWN})" if len(places) > SHOWN else ""
-        raise UsageError(
-            f"--time {self.clock.column!r}: {count} of {self.table.path} {what}{more}: {told}. {repair}"
-        )
+        raise UsageError(f"--time {self.clock.column!r}: {count} of {self.table.path} {what}{more}: {told}. {repair}")
 
     def _told(self, place: int, step: Step) -> str:
         name = self.names[int(self.codes[place])]
         of = f" of series {name!r}" if name else ""
-        return f"{self._where(place)}{of}: {step.show(int(self.times[place]))} after {step.show(int(self.times[place - 1]))}"
+        before, this = (step.show(int(self.times[at])) for at in (place - 1, place))
+        return f"{self._where(place)}{of}: {this} after {before}"
 
     def _where(self, place: int) -> str:
         row = place if self.rows is None else int(self.rows[place])

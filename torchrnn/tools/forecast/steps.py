@@ -43,7 +43,12 @@ class Step:
         month_end = _is_month_end(times)
         same_day = len(np.unique(_within_month(times, False))) == 1
         for months, (least, most) in MONTHS.items():
-            if (month_end or same_day) and (days % 1 == 0).all() and days.min() >= least and common <= most * MICRO["day"]:
+            if (
+                (month_end or same_day)
+                and (days % 1 == 0).all()
+                and days.min() >= least
+                and common <= most * MICRO["day"]
+            ):
                 return cls("months", months, month_end)
         return cls("microseconds", common)
 

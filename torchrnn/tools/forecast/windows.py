@@ -103,7 +103,7 @@ class Windows:
         """
         panel, roles, T, K = self.panel, self.roles, self.history, len(self.roles.targets)
         series = panel.series_of(rows - 1)
-        ticks = panel.first[series] + rows - panel.starts[series]
+        ticks = panel.ticks_before(rows)
         span = np.arange(-T, self.horizon if beyond is None else 0)
         values = np.asarray(panel.values[rows[:, None] + span])  # (B, T + h, columns)
         if beyond is not None:
@@ -116,12 +116,12 @@ class Windows:
         known = self._channels(full, marks, roles.known)
         known = np.concatenate([known, circles(times, roles.calendar)], -1)
         own = self._channels(full[:, :T], marks[:, :T], (*roles.targets, *roles.past))[..., K:]
-        observed = ~missing[:, :T, : K + len(roles.past)].all(-1)  # (B, T)
+        observed = np.any(~missing[:, :T, : K + len(roles.past)], -1)  # (B, T)
         history = values[:, :T, :K]
         return Batch(
             past=_by_time(np.concatenate([own, known[:, :T]], -1)),
             future=_by_time(known[:, T:]),
-            mask=None if observed.all() else _by_time(observed),
+            mask=None if observed.all() else _by_time(np.asarray(observed)),
             history=_by_time(history),
             level=torch.from_numpy(last_observed(history)),
             target=_by_time(values[:, T:, :K]),
