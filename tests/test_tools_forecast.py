@@ -132,9 +132,7 @@ def test_evaluate_on_the_test_part_and_on_another_file(trained, tmp_path):
     same = torchrnn("evaluate", run, path)
     assert same.exit_code == 0, same.stderr
     assert "only its test part is used" in same.stdout
-    figures = [
-        line for line in result.stdout.splitlines() if line.startswith("  network") or line.startswith("  linear")
-    ]
+    figures = [line for line in result.stdout.splitlines() if line.startswith(("  network", "  linear"))]
     assert len(figures) == 4
     for line in figures:
         assert line in same.stdout
@@ -229,7 +227,7 @@ def test_config_that_was_changed_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         (["--time=when"], "--time 'when'"),
         (["--target=sould"], "Did you mean 'sold'"),

@@ -129,15 +129,15 @@ class Order:
             later,
             shown,
             "are earlier than the row above them",
-            "Sort the file by time; if it holds several series, name the column that tells them apart: --id.",
+            "Sort the file by time. If it holds several series, name the column that tells them apart: --id.",
         )
         self._refuse(
             gaps == 0,
             later,
             shown,
             "repeat the time of the row above them",
-            "If the file holds several series, name the column that tells them apart: --id. Clocks that were put back in "
-            "autumn need UTC. Else leave one of each out.",
+            "If the file holds several series, name the column that tells them apart: --id. Clocks that were put back "
+            "in autumn need UTC. Else leave one of each out.",
         )
         return Step.guess(self.times, gaps, self.clock.is_number)
 
