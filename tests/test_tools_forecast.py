@@ -10,9 +10,6 @@ import polars as pl
 import pytest
 from tools_runs import snapshot, torchrnn
 
-from torchrnn.tools.runs.runfolder import RunFolder
-from torchrnn.tools.runs.weights import load_best
-
 SMALL = ["--hidden-size=8", "--batch-size=16", "--validate-every=10", "--threads=1", "--epochs=2"]
 WINDOW = ["--history=12", "--horizon=4"]
 
@@ -54,11 +51,16 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def predicted(run, path, out=None, top=1):
-    folder = RunFolder(run)
-    config = folder.read_config("RUN")
-    model = load_best(config.job_class.build(config.settings, config.data), folder, config.job)
-    return config.job_class.predict(model, path, config.settings, config.data, out, top)
+def predicted(run, path, *options):
+    result = torchrnn("predict", run, path, *options)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refused(run, path, *options):
+    result = torchrnn("predict", run, path, *options)
+    assert result.exit_code == 2
+    return result.stderr
 
 
 def test_it_says_what_it_understood_before_it_starts(trained):
@@ -143,7 +145,7 @@ def test_evaluate_on_the_test_part_and_on_another_file(trained, tmp_path):
 
 def test_predict_the_horizon_after_the_last_target(trained, tmp_path):
     path, run, _ = trained
-    assert "price must be known for the 4 steps after the last observed target" in _refused(run, path)
+    assert "price must be known for the 4 steps after the last observed target" in refused(run, path)
     lines = path.read_text().splitlines()
     more = {shop: [f"2024-01-11 0{hour}:00,{shop},,2" for hour in range(4)] for shop in ("north", "south")}
     text = [lines[0], *(line for line in lines if "north" in line), *more["north"]]
@@ -164,14 +166,6 @@ def test_predict_the_horizon_after_the_last_target(trained, tmp_path):
     assert predicted(run, short) == predicted(run, future)
 
 
-def _refused(run, path, **options):
-    from torchrnn.tools.runs.errors import UsageError
-
-    with pytest.raises(UsageError) as error:
-        predicted(run, path, **options)
-    return str(error.value)
-
-
 def test_predictions_are_written_in_each_form(tmp_path):
     path = shops(tmp_path, 120)
     assert forecast(path, tmp_path / "run", "--epochs=1").exit_code == 0
@@ -179,13 +173,13 @@ def test_predictions_are_written_in_each_form(tmp_path):
     readers = {"csv": pl.read_csv, "parquet": pl.read_parquet, "jsonl": pl.read_ndjson}
     for ending, reader in readers.items():
         out = tmp_path / f"out.{ending}"
-        assert "8 rows" in predicted(tmp_path / "run", path, out=out)
+        assert "8 rows" in predicted(tmp_path / "run", path, "--out", out)
         frame = reader(out)
         assert frame.columns == ["time", "shop", "target", "forecast"]
         assert frame["forecast"].to_list() == pytest.approx(pl.read_csv(text.encode())["forecast"].to_list())
-    assert "is there already" in _refused(tmp_path / "run", path, out=tmp_path / "out.csv")
-    assert "must end in" in _refused(tmp_path / "run", path, out=tmp_path / "out.xls")
-    assert "--top" in _refused(tmp_path / "run", path, top=3)
+    assert "is there already" in refused(tmp_path / "run", path, "--out", tmp_path / "out.csv")
+    assert "must end in" in refused(tmp_path / "run", path, "--out", tmp_path / "out.xls")
+    assert "--top" in refused(tmp_path / "run", path, "--top=3")
 
 
 def test_files_that_a_run_cannot_be_used_on(trained, tmp_path):
@@ -203,7 +197,7 @@ def test_files_that_a_run_cannot_be_used_on(trained, tmp_path):
     assert "a row every 1 day, and the run was trained on one every 1 hour" in other.stderr
 
 
-def test_config_that_was_changed_is_refused(trained, tmp_path):
+def test_config_that_was_changed_isrefused(trained, tmp_path):
     path, run, _ = trained
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -42,9 +42,7 @@ def windows_of(panel, begin=0, end=None, roles=None, kind="none"):
 def test_windows_read_and_predict_the_rows_that_they_say():
     panel = two_series()
     windows = windows_of(panel, begin=8, end=14)
-    found = {
-        (int(panel.series_of(np.array([row]))[0]), int(panel.ticks_before(np.array([row]))[0])) for row in windows.rows
-    }
+    found = set(zip(panel.series_of(windows.rows).tolist(), panel.ticks_before(windows.rows).tolist(), strict=True))
     # the targets of all lie at ticks 8 … 13; series b begins at tick 4, so its first has read ticks 4 … 9
     assert found == {(0, 8), (0, 9), (0, 10), (0, 11), (1, 10), (1, 11)}
     batch = windows.batch(np.arange(len(windows)))
@@ -157,7 +155,7 @@ def test_a_constant_column_and_a_series_without_training_rows():
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    ("given", "expected"),
     [
         ({}, (60, 80, 100)),
         ({"validation": "10", "test": "30"}, (60, 70, 100)),
@@ -185,7 +183,7 @@ def test_splits(given, expected):
 )
 def test_splits_that_cannot_be(given):
     panel = Panel.of(np.arange(100.0)[:, None], ["y"])
-    with pytest.raises(UsageError, match="--test|--validation"):
+    with pytest.raises(UsageError, match=r"--test|--validation"):
         Split.of(panel, ForecastSettings(**given))
 
 

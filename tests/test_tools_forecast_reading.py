@@ -41,7 +41,7 @@ def stamps(step, count, start=datetime(2024, 1, 1), format="%Y-%m-%d %H:%M:%S"):
 
 
 @pytest.mark.parametrize(
-    "step, format, told, season",
+    ("step", "format", "told", "season"),
     [
         (timedelta(hours=1), "%Y-%m-%d %H:%M:%S", "1 hour", 24),
         (timedelta(minutes=15), "%Y-%m-%dT%H:%M", "15 minutes", 96),
@@ -61,7 +61,7 @@ def test_stamps_of_many_forms(tmp_path, step, format, told, season):
 
 
 @pytest.mark.parametrize(
-    "dates, told",
+    ("dates", "told"),
     [
         (["2023-11", "2023-12", "2024-01", "2024-02", "2024-03"], "1 month"),
         (["2023-10-31", "2023-11-30", "2023-12-31", "2024-01-31", "2024-02-29"], "1 month"),
@@ -167,7 +167,7 @@ def test_a_duplicate_in_one_series_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, said",
+    ("rows", "said"),
     [
         (["2024-01-01,1", ",2"], "row 2 (line 3), column 'time'"),
         (["2024-01-01,1", "yesterday,2"], "row 2 (line 3), column 'time': expected a time"),
@@ -190,9 +190,9 @@ def test_a_missing_name_is_refused(tmp_path):
 
 def test_missing_columns_are_refused(tmp_path):
     table = open_table(write(tmp_path, ["2024-01-01,1", "2024-01-02,1"]))
-    with pytest.raises(UsageError, match="--time 'date'.*has no such column"):
+    with pytest.raises(UsageError, match=r"--time 'date'.*has no such column"):
         read_panel(Source(table, "date", "", {"y": "--target"}))
-    with pytest.raises(UsageError, match="--past 'yy'.*Did you mean 'y'"):
+    with pytest.raises(UsageError, match=r"--past 'yy'.*Did you mean 'y'"):
         read_panel(Source(table, "time", "", {"yy": "--past"}))
     with pytest.raises(UsageError, match="is the column of --time"):
         read_panel(Source(table, "time", "", {"time": "--target"}))

@@ -21,10 +21,8 @@ def persistence(history: Tensor, horizon: int) -> Tensor:
     import torch
     from torchrnn.tools.forecast.baselines import persistence
 
-    print(persistence(torch.tensor([1.0, 3.0, float("nan")]).view(3, 1, 1), 2).flatten())
-    ```
-    ```output
-    tensor([3., 3.])
+    history = torch.tensor([1.0, 3.0, float("nan")]).view(3, 1, 1)
+    assert persistence(history, 2).flatten().tolist() == [3, 3]
     ```
     """
     return filled(history)[-1].expand(horizon, -1, -1)

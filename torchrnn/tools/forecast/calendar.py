@@ -53,10 +53,7 @@ def circles(times: Array, names: Sequence[str]) -> Array:
     from torchrnn.tools.forecast.calendar import circles
 
     six = np.array([6 * 3_600_000_000])
-    print(circles(six, ["hour"]).round(3))
-    ```
-    ```output
-    [[1. 0.]]
+    assert circles(six, ["hour"]).round(3).tolist() == [[1, 0]]
     ```
     """
     parts = [2 * np.pi * FEATURES[name](times) for name in names]

@@ -41,9 +41,18 @@ def _forecasts(test: Backtest) -> Figure:
             ha="center",
             fontsize=11,
         )
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    _legend(figure)
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    """One for all axes, below them, where it covers nothing."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found))
 
 
 def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
@@ -85,24 +94,24 @@ def _by_step(test: Backtest) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_title("error by step of the horizon", fontsize=11)
     axes.grid(alpha=0.3)
-    axes.legend()
+    _legend(figure)
     return figure
 
 
 def _late(test: Backtest) -> Figure:
-    figure = Figure(figsize=(5.2 * len(test.lags), 4.8), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(test.lags) + 0.8, 5.0), layout="constrained")
     for axes, lag in zip(figure.subplots(1, len(test.lags), squeeze=False)[0], test.lags, strict=True):
         _lag(axes, lag)
     figure.suptitle("Is the forecast only yesterday's value? Its distance to the series at earlier times", fontsize=11)
+    _legend(figure)
     return figure
 
 
 def _lag(axes: Axes, lag: Lag) -> None:
     shifts = np.arange(len(lag.distance))
     axes.plot(shifts, lag.distance, color=COLORS[NETWORK], marker=".", markersize=4)
-    last = "the last value seen" + (", a season before" if lag.step == lag.season else "")
-    marks = [(0, "what came", "black"), (lag.step, last, COLORS[PERSISTENCE])]
-    if lag.season > 1 and lag.season != lag.step:
+    marks = [(0, "what came", "black"), (lag.step, "the last value seen", COLORS[PERSISTENCE])]
+    if lag.season > 1 and lag.season != lag.step:  # else both are one
         marks.append((lag.season, "a season before", COLORS[SEASONAL]))
     for shift, label, color in marks:
         if shift < len(shifts):
@@ -116,7 +125,6 @@ def _lag(axes: Axes, lag: Lag) -> None:
     verdict = textwrap.fill(lag.verdict, 58)
     axes.set_title(f"forecast for step {lag.step}\n{verdict}", fontsize=8.5, loc="left")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def _png(figure: Figure) -> bytes:

@@ -90,10 +90,8 @@ def pinball(forecast: Tensor, target: Tensor, quantiles: Sequence[float]) -> Ten
     import torch
     from torchrnn.tools.forecast.scores import pinball
 
-    print(pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), (0.25, 0.75)))
-    ```
-    ```output
-    tensor([[0.2500, 0.2500]])
+    loss = pinball(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]), (0.25, 0.75))
+    assert loss.tolist() == [[0.25, 0.25]]
     ```
     """
     q = torch.tensor(quantiles, dtype=forecast.dtype, device=forecast.device)

@@ -29,10 +29,7 @@ class Step:
         from torchrnn.tools.forecast.steps import Step
 
         hours = np.arange(5) * 3_600_000_000
-        print(Step.guess(hours, np.diff(hours), is_number=False))
-        ```
-        ```output
-        1 hour
+        assert str(Step.guess(hours, np.diff(hours), is_number=False)) == "1 hour"
         ```
         """
         sizes, counts = np.unique(gaps, return_counts=True)
