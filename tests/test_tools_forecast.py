@@ -237,6 +237,7 @@ def test_config_that_was_changed_isrefused(trained, tmp_path):
         (["--scale=log"], "--scale must be one of"),
         (["--horizon=0"], "--horizon must be at least 1"),
         (["--history=200"], "The training part has no window"),
+        (["--test=٣"], "--test must be a fraction"),
         (["--test=2"], "The test part has no window"),
         (["--validation=0.9"], "each must have some"),
         (["--id="], "name the column that tells them apart: --id"),

@@ -25,6 +25,7 @@ from torchrnn.tools.tables import Table, open_table
 
 LINEAR_FILE = "linear.safetensors"
 ERRORS = 4096  # validation windows whose errors give its quantiles, at most
+VALIDATED = 20_000  # validation windows at most
 FITTED = 200_000  # windows that the linear baseline is fitted on, at most: more do not change it
 
 
@@ -107,6 +108,11 @@ class Data:
         return cls(
             path, table.digest, table.rows, panel, roles, scaling, split, season, **parts, linear=linear, ridge=ridge
         )
+
+    @property
+    def validated_every(self) -> int:
+        """Of so many validation windows one is used: more than VALIDATED tell no more, and take time every time."""
+        return -(-len(self.validation) // VALIDATED)
 
     def everything(self) -> Windows:
         """The windows of the whole file."""

@@ -82,7 +82,8 @@ class ForecastJob(Job):
     def validation(self, share: Share) -> Iterator[Batch]:
         """This process's validation windows, in order."""
         windows = self.data.validation
-        mine = np.arange(len(windows))[share.rows(len(windows))]
+        chosen = np.arange(0, len(windows), self.data.validated_every)
+        mine = chosen[share.rows(len(chosen))]
         for start in range(0, len(mine), backtest.ROWS):
             yield windows.batch(mine[start : start + backtest.ROWS])
 

@@ -48,7 +48,8 @@ class Source:
 def read_panel(source: Source) -> Panel:
     """The series of a file; UsageError names the first rows that cannot be used.
 
-    Two passes: times and ids of all rows (12 bytes a row), then the numbers, block by block, to their places.
+    Two passes: times and ids of all rows (about 40 bytes of memory a row), then the numbers, block by block, to their
+    places.
     """
     source.check()
     order = _order(source)

@@ -37,7 +37,7 @@ def told(test: Backtest) -> list[str]:
 def _comparison(overall: dict[str, Array]) -> str:
     network = overall[NETWORK][0]
     best = min((name for name in overall if name != NETWORK), key=lambda name: overall[name][0])
-    change = network / overall[best][0] - 1 if overall[best][0] > 0 else np.inf
+    change = network / overall[best][0] - 1 if overall[best][0] > 0 else np.inf if network > 0 else 0.0
     if change < -LEVEL:
         return f"the network is better than all baselines: its MSE is {-change:.1%} below that of {best}"
     if change <= LEVEL:

@@ -65,9 +65,9 @@ def _size(panel: Panel, text: str, option: str, end: int, border: int, back: boo
 
     A date is where the part begins if the parts are told from the end (`back`), and where it ends otherwise.
     """
-    if re.fullmatch(r"\d{1,18}", text):
+    if re.fullmatch(r"\d{1,18}", text, re.ASCII):
         return int(text)
-    if re.fullmatch(r"\d*\.\d+|\d+\.\d*", text):
+    if re.fullmatch(r"\d*\.\d+|\d+\.\d*", text, re.ASCII):
         fraction = float(text)
         if not 0 < fraction < 1:
             raise UsageError(f"{option} must be a fraction between 0 and 1, got {text}.")

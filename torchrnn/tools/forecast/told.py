@@ -47,6 +47,8 @@ def told(data: Data) -> list[str]:
         for name, windows in (("training", data.training), ("validation", data.validation), ("test", data.test))
     )
     lines.append(f"windows: {counts}; {data.training.sentence()}")
+    if data.validated_every > 1:
+        lines.append(f"validation: every {data.validated_every}th of its windows is used")
     lines.append("no target of one part is in another; windows may read what lies before the border")
     season = f"season of {data.season}" if 1 < data.season <= data.training.history else "no season"
     lines.append(f"baselines: persistence, {season}, linear with a ridge of {data.ridge:g} (chosen on validation)")
