@@ -226,13 +226,14 @@ def test_the_linear_baseline_is_a_ridge_regression():
     history = torch.randn(T, 40, 2, dtype=torch.float64, generator=generator)
     target = torch.randn(H, 40, 2, dtype=torch.float64, generator=generator)
     target[1, 3, 0] = torch.nan  # that window of that target is left out
+    history[2, 5, 1] = torch.nan  # read as the value before it
     fit = RidgeFit(T, H, 2)
     fit.add(history[:, :25], target[:, :25])
     fit.add(history[:, 25:], target[:, 25:])
     linear = fit.solve(0.1)
     for k in range(2):
         used = [n for n in range(40) if not (k == 0 and n == 3)]
-        past, came = history[:, used, k].numpy().T, target[:, used, k].numpy().T
+        past, came = filled(history)[:, used, k].numpy().T, target[:, used, k].numpy().T
         inputs = past - past[:, -1:]
         penalty = 0.1 * (inputs**2).sum(0).mean()
         # the same as least squares with rows of the penalty below, solved by another algorithm

@@ -97,8 +97,13 @@ class RidgeFit:
         self.moment = torch.zeros(targets, size, horizon, dtype=torch.float64)
 
     def add(self, history: Tensor, target: Tensor) -> None:
-        """Windows (T, B, K) and what came (h, B, K); a target's windows with missing values are left out."""
-        whole = ~(history.isnan().any(0) | target.isnan().any(0))  # (B, K)
+        """Windows (T, B, K) and what came (h, B, K).
+
+        Missing values of the past are filled, as for a forecast; a window that misses a value of the horizon is left
+        out.
+        """
+        whole = ~(history.isnan().all(0) | target.isnan().any(0))  # (B, K)
+        history = filled(history)
         for k in range(history.shape[2]):
             past = history[:, whole[:, k], k].double().t()  # (B, T)
             if not len(past):

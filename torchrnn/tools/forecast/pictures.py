@@ -59,9 +59,11 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
     horizon = test.windows.horizon
     read = min(len(example.history), max(2 * test.season, horizon, 12))
     past, future = np.arange(-read, 0), np.arange(horizon)
-    axes.plot(past, example.history[-read:, number], color="black", linewidth=1)
     came = np.concatenate([example.history[-1:, number], example.target[:, number]])
-    axes.plot(np.arange(-1, horizon), came, color="black", linewidth=1.6, label="what came")
+    # values between missing ones have no line
+    dot = "." if np.isnan(example.history[-read:, number]).any() or np.isnan(came).any() else None
+    axes.plot(past, example.history[-read:, number], color="black", linewidth=1, marker=dot)
+    axes.plot(np.arange(-1, horizon), came, color="black", linewidth=1.6, marker=dot, label="what came")
     for name, values in example.forecasts.items():
         # the baselines lie above the network, so that one shows which is the same
         style: dict[str, Any] = {"linewidth": 2.2} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
