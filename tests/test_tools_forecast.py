@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from tools_runs import snapshot, torchrnn
+
+from torchrnn.tools.forecast.job import ForecastJob
+from torchrnn.tools.forecast.settings import ForecastSettings
+from torchrnn.tools.runs.job import Share
 
 SMALL = ["--hidden-size=8", "--batch-size=16", "--validate-every=10", "--threads=1", "--epochs=2"]
 WINDOW = ["--history=12", "--horizon=4"]
@@ -101,16 +106,13 @@ def test_a_known_price_makes_the_network_better_than_the_linear_baseline(tmp_pat
     assert table["network"] < 0.7 * table["linear"]
 
 
-def test_the_same_command_gives_the_same_run_and_a_resumed_one_too(tmp_path):
+def test_the_same_command_gives_the_same_run(tmp_path):
     path = shops(tmp_path, missing=True)
-    runs = [tmp_path / name for name in ("whole", "again", "resumed")]
-    assert forecast(path, runs[0]).exit_code == 0
-    assert forecast(path, runs[1]).exit_code == 0
-    assert forecast(path, runs[2], "--steps=20").exit_code == 0
-    assert torchrnn("forecast", "--resume", "--run", runs[2], "--steps=0").exit_code == 0
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run in runs:
+        assert forecast(path, run).exit_code == 0
     assert snapshot(runs[0]) == snapshot(runs[1])
-    table = (runs[0] / "backtest.csv").read_text()
-    assert table == (runs[1] / "backtest.csv").read_text()
+    assert (runs[0] / "backtest.csv").read_text() == (runs[1] / "backtest.csv").read_text()
 
 
 def test_a_run_goes_on_exactly_where_it_was(tmp_path):
@@ -121,6 +123,27 @@ def test_a_run_goes_on_exactly_where_it_was(tmp_path):
     assert torchrnn("forecast", "--resume", "--run", runs[1], "--steps=0").exit_code == 0
     assert snapshot(runs[0]) == snapshot(runs[1])
     assert (runs[0] / "backtest.csv").read_text() == (runs[1] / "backtest.csv").read_text()
+
+
+def test_processes_share_a_batch(tmp_path):
+    settings = ForecastSettings(time="time", target=("sold",), id="shop", history=12, horizon=4, batch_size=16)
+    job = ForecastJob.prepare([shops(tmp_path)], settings)
+    seen = []
+    for step in range(job.steps_per_epoch):
+        whole = job.batch(step, Share())
+        parts = [job.batch(step, Share(rank, 3)) for rank in range(3)]
+        together = torch.cat([part.rows for part in parts if part is not None])
+        assert whole is not None
+        assert sorted(together.tolist()) == sorted(whole.rows.tolist())
+        seen += whole.rows.tolist()
+    assert sorted(seen) == job.data.training.rows.tolist()  # each window once in an epoch
+    again = job.batch(job.steps_per_epoch, Share())
+    first = job.batch(0, Share())
+    assert again is not None
+    assert first is not None
+    assert again.rows.tolist() != first.rows.tolist()  # another order in the next
+    counts = [sum(len(batch.rows) for batch in job.validation(Share(rank, 3))) for rank in range(3)]
+    assert sum(counts) == len(job.data.validation)
 
 
 def test_another_file_is_refused_when_a_run_goes_on(trained, tmp_path):
