@@ -9,6 +9,7 @@ import typer
 from torchrnn.tools.commands.classify import classify
 from torchrnn.tools.commands.common import explained
 from torchrnn.tools.commands.evaluate import evaluate
+from torchrnn.tools.commands.forecast import forecast
 from torchrnn.tools.commands.predict import predict
 from torchrnn.tools.commands.shapes import shapes
 from torchrnn.tools.commands.text import sample, text
@@ -48,6 +49,7 @@ EXAMPLES = {
     text: "torchrnn text book.txt --run runs/book --time-limit 10m",
     sample: 'torchrnn sample runs/book --prompt "It was " --temperature 0.7 --length 500',
     classify: "torchrnn classify names.csv --text name --label language",
+    forecast: "torchrnn forecast sales.csv --time date --target sold --id shop --known price --horizon 28 --history 84",
     predict: "torchrnn predict runs/names new-names.csv --out answers.csv",
     evaluate: "torchrnn evaluate runs/book another-book.txt",
     _shapes: "torchrnn shapes lstm --input-size 50 --hidden-size 100 --num-layers 2 --seq 10",
