@@ -95,15 +95,18 @@ class Build(build_ext):
 
 
 def compile_object(source: Path, torch: Path) -> Path:
-    """Compile one file, unless the same command has done so since csrc last changed."""
+    """Compile one file, unless the same command has done so with the same file and headers."""
     command = [*(compiler() or ()), *FLAGS, *ISA_FLAGS.get(source.stem, ()), *EXTRA]
     command += ["-isystem", str(torch / "include"), "-c", str(source), "-o"]
-    made_from = " ".join([*command, *map(str, torch_version(torch))])
-    result = Path("build/objects", hashlib.sha256(made_from.encode()).hexdigest()[:12], source.stem + ".o")
-    changed = max(f.stat().st_mtime for f in Path("csrc").rglob("*"))
-    if not result.exists() or result.stat().st_mtime < changed:
+    made_from = hashlib.sha256(" ".join([*command, *map(str, torch_version(torch))]).encode())
+    for read in (source, *sorted(Path("csrc").rglob("*.h"))):
+        made_from.update(read.read_bytes())
+    result = Path("build/objects", made_from.hexdigest()[:12], source.stem + ".o")
+    if not result.exists():
         result.parent.mkdir(parents=True, exist_ok=True)
-        run([*command, str(result)])
+        partial = result.with_suffix(".partial.o")
+        run([*command, str(partial)])
+        partial.replace(result)
     return result
 
 

@@ -61,6 +61,7 @@ def classify(
     batch_size: common.BatchSize = Default.batch_size,
     lr: common.Lr = Default.lr,
     lr_decay: common.LrDecay = Default.lr_decay,
+    precision: common.Precision = Default.precision,
     clip: common.Clip = Default.clip,
     validate_every: common.ValidateEvery = Default.validate_every,
     seed: common.Seed = Default.seed,
