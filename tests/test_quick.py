@@ -30,7 +30,7 @@ def _all_results(module: Any, x: Tensor, hx: list[Tensor], by_long_way: bool) ->
     else:
         found = module(leaves[0], states)
     flat = [t for part in (found if isinstance(found, tuple) else (found,)) for t in _flat(part)]
-    sum((t * torch.arange(1, t.numel() + 1).view(t.shape)).sum() for t in flat).backward()
+    torch.stack([(t * torch.arange(1, t.numel() + 1).view(t.shape)).sum() for t in flat]).sum().backward()
     return flat, [t.grad for t in (*leaves, *module.parameters())]
 
 
@@ -132,7 +132,8 @@ def test_other_steps_do_not(kind: Any) -> None:
 
 
 def test_parametrized_weights_are_what_they_are_now() -> None:
-    module, x = torchrnn.GRU(3, 5), torch.randn(4, 2, 3)
+    module: Any = torchrnn.GRU(3, 5)
+    x = torch.randn(4, 2, 3)
     module(x)
     torch.nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
     expected, _ = module(x)

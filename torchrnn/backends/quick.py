@@ -38,7 +38,7 @@ def one_step(module: RecurrentCell, x: Tensor, hx: Any) -> Any:
         states = 2
     else:
         return None
-    parameters = module._parameters
+    parameters: Any = module._parameters
     try:
         w_ih, w_hh = parameters["weight_ih"], parameters["weight_hh"]
         b_ih, b_hh = parameters["bias_ih"], parameters["bias_hh"]
@@ -51,7 +51,7 @@ def one_step(module: RecurrentCell, x: Tensor, hx: Any) -> Any:
         or module.bias is not True
         or module._options is not PLAIN
         or x.dtype not in _KINDS
-        or not (x.is_cpu and h.is_cpu and c.is_cpu and w_ih.is_cpu)  # pyright: ignore[reportOptionalMemberAccess]
+        or not (x.is_cpu and h.is_cpu and c.is_cpu and w_ih.is_cpu)
     ):
         return None
     try:
@@ -66,7 +66,8 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
     if surrounded() or x.is_nested:
         return None
     cell, shape = module.cell, x.shape
-    parameters, flags = module._parameters, cpu.BIDIRECTIONAL if module.bidirectional else 0
+    parameters: Any = module._parameters
+    flags = cpu.BIDIRECTIONAL if module.bidirectional else 0
     if module.bias is True:
         flags += cpu.BIAS
     elif module.bias:
@@ -81,7 +82,7 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
         or module.input_size is None  # there are no weights yet
         or 0 in shape
         or x.dtype not in _KINDS
-        or not (x.is_cpu and weights[0].is_cpu)  # pyright: ignore[reportOptionalMemberAccess]
+        or not (x.is_cpu and weights[0].is_cpu)
         or module._options is not PLAIN
         or (module.dropout and module.training and module.num_layers > 1)
     ):

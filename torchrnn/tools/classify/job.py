@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +26,15 @@ from torchrnn.tools.runs.runfolder import RunFolder
 class ClassifyJob(Job):
     """Sequences with a label each, or one at each step, and the model that says it."""
 
-    name: ClassVar[str] = "classify"
-    settings_class: ClassVar = ClassifySettings
-    measures: ClassVar = (
+    name = "classify"
+    settings_class = ClassifySettings
+    measures = (
         Measure("loss", "nats a label", form=".4f"),
         Measure("accuracy", "accuracy", best="max", form=".4f"),
         Measure("macro_f1", "macro F1", best="max", form=".4f"),
     )
-    unit: ClassVar[str] = "rows"
-    leaves: ClassVar = ("confusion.png", "confusion.csv", "report.csv")
+    unit = "rows"
+    leaves = ("confusion.png", "confusion.csv", "report.csv")
 
     def __init__(self, data: Data, counts: Counts, settings: ClassifySettings) -> None:
         self.data, self.counts, self.settings = data, counts, settings
