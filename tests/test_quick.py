@@ -139,3 +139,39 @@ def test_parametrized_weights_are_what_they_are_now() -> None:
     expected, _ = module(x)
     module.parametrizations.weight_hh_l0.original0.data *= 2
     assert not torch.equal(module(x)[0], expected)
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
+def test_weights_that_do_not_fit_are_named(kind: Any) -> None:
+    module: Any = kind(3, 5)
+    x = torch.randn(2, 3) if kind in CELLS else torch.randn(4, 2, 3)
+    hx = _states(module, 2, torch.float32, None if kind in CELLS else 1)
+    hx = hx[0] if len(hx) == 1 else tuple(hx)
+    module(x, hx)
+    name = "weight_hh" if kind in CELLS else "weight_hh_l0"
+    good = getattr(module, name)
+    for wrong, said in (
+        (good.detach().double(), f"{name} must be torch.float32 on cpu .*, got torch.float64"),
+        (
+            good.detach().to("meta"),
+            f"{name} must be torch.float32 on cpu .*, got torch.float32 on meta: load every weight",
+        ),
+        (torch.randn(2, 5), f"{name} must be .*, got \\(2, 5\\)"),
+    ):
+        setattr(module, name, torch.nn.Parameter(wrong))
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients), pytest.raises(torchrnn.ArgumentError, match=said):
+                module(x, hx)
+    setattr(module, name, None)
+    with pytest.raises(TypeError, match=f"{name} must be a Tensor"):
+        module(x, hx)
+
+
+def test_a_weight_without_values_gives_no_numbers() -> None:
+    module: Any = torchrnn.LSTM(3, 5, 2)
+    x = torch.randn(4, 2, 3)
+    module(x)
+    module.bias_hh_l1 = torch.nn.Parameter(module.bias_hh_l1.detach().to("meta"))
+    for given in ({"lengths": [4, 2]}, {"return_all": True}, {"mask": torch.rand(4, 2) < 0.5}):
+        with pytest.raises(RuntimeError, match="one device"):
+            module(x, **given)

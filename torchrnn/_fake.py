@@ -31,6 +31,13 @@ def plan(
     return torch.empty(4 + M * (2 + D) + D * B, dtype=torch.int64)
 
 
+def _on_one_device(*tensors: Tensor) -> None:
+    """One tensor on meta among others brings torch here, where nothing is computed."""
+    devices = {t.device for t in tensors}
+    if len(devices) > 1:
+        raise RuntimeError(f"the input, states and weights must be on one device, got {', '.join(map(str, devices))}")
+
+
 @torch.library.register_fake("torchrnn::stack")
 def stack(
     cell: int,
@@ -101,6 +108,7 @@ def _stack(
     all: bool,
 ) -> list[Tensor]:
     """What they give; ``saved`` numbers are kept for each unit and step in training."""
+    _on_one_device(x, *states, *weights)
     one_step = states[0].dim() == 2
     L = 1 if one_step else states[0].size(0) // D
     per_direction = len(weights) // (L * D)
@@ -184,6 +192,7 @@ def step(
     training: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The new states, and in training what backward needs."""
+    _on_one_device(x, h, c, w_ih, w_hh, b_ih, b_hh)
     states, kept = torch.ops.torchrnn.numbers(cell)
     return (
         x.new_empty(h.shape),

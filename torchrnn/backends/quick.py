@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchrnn import check
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, step
 from torchrnn.backends.operators import NUMBERS
@@ -57,6 +58,7 @@ def one_step(module: RecurrentCell, x: Tensor, hx: Any) -> Any:
     try:
         h, c = step.of_two_states(cell, True, x, h, c, w_ih, w_hh, b_ih, b_hh)
     except RuntimeError:
+        check.weights(module)
         return None
     return h if states == 1 else (h, c)
 
@@ -101,6 +103,7 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
     try:
         y, *finals = cpu.plain_stack(cell, x, states, weights, flags)
     except RuntimeError:
+        check.weights(module)
         return None
     if module.batch_first:
         y = y.transpose(0, 1)
