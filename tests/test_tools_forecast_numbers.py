@@ -345,6 +345,20 @@ def test_forecasts_that_foretell_are_not_called_late():
     assert verdict(np.roll(series, 7), series, step=3).verdict.startswith("LATE")
 
 
+def test_a_period_that_is_not_the_season_is_not_called_late():
+    rng = np.random.default_rng(10)
+    series = np.tile(np.arange(5.0), 600)
+    forecast = series + rng.normal(0, 0.2, 3000)
+    forecast[:-5] += 1e-9 * series[5:]
+    lag = verdict(forecast, series + rng.normal(0, 0.01, 3000), step=1, season=7)
+    assert lag.verdict.startswith("follows what came")
+
+
+def test_a_series_that_does_not_change_has_no_verdict():
+    series = np.full(300, 5.0)
+    assert verdict(series, series, step=1).verdict.startswith("says nothing: the series did not change")
+
+
 def test_the_distance_is_that_of_a_loop():
     rng = np.random.default_rng(9)
     series, forecast = rng.normal(size=(2, 200))

@@ -52,7 +52,7 @@ def _legend(figure: Figure) -> None:
         handles, labels = axes.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=len(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), 3))
 
 
 def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:

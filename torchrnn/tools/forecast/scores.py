@@ -117,7 +117,9 @@ class Lag:
     @property
     def verdict(self) -> str:
         """What that means, in words."""
-        ratio = self.distance[0] / self.against if self.against > 0 else np.nan
+        if not self.against > 0:
+            return "says nothing: the series did not change, so that the last value was right"
+        ratio = self.distance[0] / self.against
         near = self.distance[self.nearest] < 0.9 * self.distance[0]
         foretells = f"it foretells the change since then with a correlation of {self.change:.2f}"
         measured = f"and has {ratio:.2f} times the error of persistence"
@@ -131,6 +133,9 @@ class Lag:
             if not ratio < 1:
                 return f"ONLY THE SEASON BEFORE: nearest to {self.nearest} steps earlier; {foretells}, {measured}"
             return f"leans on the season before ({self.nearest} steps earlier), {measured}"
+        if ratio < 0.5 and self.change > 0.8:  # a period that is not the season: the same value stood there
+            also = f"follows what came, and the series {self.nearest} steps earlier, which may be its --season"
+            return f"{also}: {foretells}, {measured}"
         return f"LATE: nearest to the series {self.nearest} steps earlier; {foretells}, {measured}"
 
 

@@ -23,6 +23,8 @@ FORMATS = (  # year first: 1/2/2016 may be two days, so it is not guessed
     "%Y-%m",
     "%Y-%m-%dT%H:%M:%S%.f%#z",
     "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M%#z",
+    "%Y-%m-%d %H:%M%#z",
 )
 ONE = {"are ": "is ", "repeat ": "repeats ", "do not": "does not", "come ": "comes ", "them": "it"}
 SHOWN = 3  # offending rows that a message shows
@@ -70,7 +72,7 @@ class Clock:
         else:
             raise UsageError(
                 f"{self.table.where(1)}, column {self.column!r}: {stamps[0]!r} is no time stamp that is understood "
-                f"(such as 2016-07-01, 2016-07-01 13:00:00 or 2016-07-01T13:00). Say how it is written: --time-format "
+                f"(such as 2016-07-01, 2016-07-01 13:00:00 or 2016-07-01T13:00+02:00). Say how it is written: --time-format "
                 f"'%d/%m/%Y %H:%M'."
             )
         wrong = found.is_null().to_numpy()
