@@ -2,12 +2,15 @@
 
 import gzip
 import io
-import json
 import os
+import tempfile
+from pathlib import Path
 
 import polars as pl
 import pytest
 from malformed import CLASSIFY, FORECAST, LISTS, ROWS, SHOPS, TEXT, as_nobody, lists, refused, series, texts, trained
+
+from torchrnn.tools.tables import Table
 
 WORDS = "the quick brown fox jumps over the lazy dog\n" * 40
 
@@ -127,7 +130,7 @@ REFUSED = {
     "other zones": (
         FORECAST,
         "f.csv",
-        lines(["time,y", *(f"2024-01-01T{h:02}:00+0{h // 12 + 1}:00,1" for h in range(24))]),
+        lines(["time,y", *(f"2024-01-01T{h:02}:00:00+0{h // 12 + 1}:00,1" for h in range(24))]),
         "row 13 (line 14)",
         "'time'",
     ),
@@ -190,3 +193,97 @@ def test_refused(tmp_path, tmp_path_factory, name):
     path.write_bytes(data)
     run = runs[command[0]]
     refused([*command, path, "--run", run, "--overwrite"], [file, *says], run)
+
+
+PLACES = {"text": (TEXT, "f.txt"), "classify": (CLASSIFY, "f.csv"), "Parquet": (CLASSIFY, "f.parquet")}
+PLACES |= {"forecast": (FORECAST, "f.jsonl")}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_that_are_no_file(tmp_path, tmp_path_factory, name):
+    command, file = PLACES[name]
+    run = trained(tmp_path_factory)[0][command[0]]
+    options = ["--run", run, "--overwrite"]
+    path = tmp_path / file
+    refused([*command, path, *options], [file, "No such file"], run)
+    refused([*command, tmp_path / ("x" * 300 + file), *options], [file, "too long"], run)
+    refused([*command, path / file, *options], [file, "No such file"], run)
+    path.mkdir()
+    refused([*command, path, *options], [file, "got the folder"], run)
+    path.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+        refused([*command, path, *options], [file, "a pipe or a device"], run)
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        refused([*command, path, *options], [file, "a pipe or a device"], run)
+        path.unlink()
+    path.symlink_to(path)
+    refused([*command, path, *options], [file, "symbolic links"], run)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files are not closed to anybody by their mode elsewhere")
+@pytest.mark.parametrize("name", PLACES)
+def test_files_that_may_not_be_read(tmp_path_factory, name):
+    command, file = PLACES[name]
+    run = trained(tmp_path_factory)[0][command[0]]
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others, too
+        inside = Path(folder) / "inside"
+        inside.mkdir()
+        os.chmod(folder, 0o755)
+        path = inside / file
+        path.write_bytes(GOOD)
+        path.chmod(0)
+        says = [file, "Permission denied"]
+        with as_nobody():
+            path_closed = refused([*command, path], says, run)
+        assert f"{inside}" in path_closed
+        inside.chmod(0)  # even whether the file is there cannot be told
+        with as_nobody():
+            refused([*command, path], says, run)
+        inside.chmod(0o755)
+
+
+OTHER = {
+    "text": ([], "f.txt", b"caf\xe9\n", "line 1"),
+    "classify": ([], "f.csv", lines(texts(), (3, "abc,z")), "row 2 (line 3)", "column 'y'", "'z'"),
+    "lists": ([], "f.jsonl", lines(lists(), (3, '{"a": [1], "b": [null], "y": "p"}')), "row 3 (line 3)", "'b'"),
+    "forecast": ([], "f.csv", lines(series(), (9, "2024-01-08,x")), "row 8 (line 9)", "column 'y'"),
+}
+SHORT = {
+    "classify": (["--top=9"], "f.csv", GOOD, "--top", "got 9"),
+    "lists": ([], "f.jsonl", lines(lists(), (3, '{"a": [1], "b": [1, 2]}')), "row 3 (line 3)", "column 'b'"),
+    "forecast": ([], "f.csv", lines(series()[:4]), "3 rows", "--history"),
+    "text": ([], "f.csv", GOOD, "predicts no rows"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("evaluate", name) for name in OTHER] + [("predict", name) for name in SHORT]
+)
+def test_files_for_a_trained_model(tmp_path, tmp_path_factory, command, name):
+    options, file, data, *says = (OTHER if command == "evaluate" else SHORT)[name]
+    run = trained(tmp_path_factory)[0][name]
+    path = tmp_path / file
+    path.write_bytes(data)
+    out = ["--out", tmp_path / "out.csv"] if command == "predict" else []
+    refused([command, run, path, *options, *out], says, run)
+    assert not (tmp_path / "out.csv").exists()
+    for empty in (tmp_path / f"none{path.suffix}", tmp_path / f"empty{path.suffix}"):
+        if name != "text" or command == "evaluate":
+            refused([command, run, empty], [empty.name], run)
+        empty.write_bytes(b"")
+
+
+def test_a_file_that_shrinks_meanwhile(tmp_path, tmp_path_factory, monkeypatch):
+    run = trained(tmp_path_factory)[0]["classify"]
+    path = tmp_path / "f.parquet"
+    path.write_bytes(parquet(texts(400)))
+    block = Table.block
+
+    def shrunk(self, index, names):
+        path.write_bytes(path.read_bytes()[:100])
+        return block(self, index, names)
+
+    monkeypatch.setattr(Table, "block", shrunk)
+    refused([*CLASSIFY, path, "--run", run, "--overwrite"], [path.name, "changed meanwhile"], run)

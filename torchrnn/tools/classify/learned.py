@@ -147,5 +147,5 @@ def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
     if len(labels) < 2:
         raise UsageError(
             f"--label {name!r}: {path}: expected at least two different labels in the training part, found only "
-            f"{quoted(labels[0])}. There is nothing to tell apart."
+            f"{quoted(labels[0])}. Name another column, or add rows of another label."
         )

@@ -52,12 +52,15 @@ class Data:
         """A new run's data; the linear baseline is fitted on the training windows."""
         table, panel = _read(path, settings)
         roles = _roles(panel, settings)
-        split = Split.of(panel, settings)
+        try:
+            split = Split.of(panel, settings)
+        except UsageError as error:
+            raise UsageError(f"FILE {path}: {error}") from error
         scaling = Scaling.measure(panel, split.train, settings.scale, settings.scale_by == "series")
         season = settings.season or panel.step.season()
         parts = _windows(panel, scaling, roles, split, settings)
         for name, windows in parts.items():
-            _refuse_none(name, windows, split, settings)
+            _refuse_none(path, name, windows, split, settings)
         some = replace(parts["training"], rows=parts["training"].rows[:: -(-len(parts["training"]) // FITTED)])
         linear, ridge = fit_linear(
             ((batch.history, batch.target) for batch in in_batches(some)),
@@ -225,14 +228,14 @@ def _windows(
     }
 
 
-def _refuse_none(name: str, windows: Windows, split: Split, settings: ForecastSettings) -> None:
+def _refuse_none(path: Path, name: str, windows: Windows, split: Split, settings: ForecastSettings) -> None:
     if len(windows):
         return
     begin, end = split.parts()[name]
     needed = settings.history + settings.horizon if name == "training" else settings.horizon
     raise UsageError(
-        f"The {name} part has no window: it has {end - begin:,} steps of time, where a window needs {needed:,} with "
-        f"observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give more rows, lower "
+        f"FILE {path}: The {name} part has no window: it has {end - begin:,} steps of time, where a window needs "
+        f"{needed:,} with observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give more rows, lower "
         f"these, or give the part more by --validation and --test."
     )
 
