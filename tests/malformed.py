@@ -91,12 +91,13 @@ def copied(run, folder):
     return Path(shutil.copytree(run, folder / "run"))
 
 
-def refused(arguments, says, run, codes=(1, 2)):
+def refused(arguments, says, run, nobody=False):
     """Call the command line; the paragraph that refuses it, after all that must be true of a refusal."""
     before = tree(run)
-    result = torchrnn(*arguments)  # an exception other than SystemExit, a traceback to users, is raised again here
+    with as_nobody() if nobody else contextlib.nullcontext():
+        result = torchrnn(*arguments)  # an exception that is no SystemExit, a traceback to users, is raised again
     printed = result.stdout + result.stderr
-    assert result.exit_code in codes, printed
+    assert result.exit_code in (1, 2), printed
     assert "Traceback" not in printed
     paragraphs = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(paragraphs) == 1, printed

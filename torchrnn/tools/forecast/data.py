@@ -235,8 +235,8 @@ def _refuse_none(path: Path, name: str, windows: Windows, split: Split, settings
     needed = settings.history + settings.horizon if name == "training" else settings.horizon
     raise UsageError(
         f"FILE {path}: The {name} part has no window: it has {end - begin:,} steps of time, where a window needs "
-        f"{needed:,} with observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give more rows, lower "
-        f"these, or give the part more by --validation and --test."
+        f"{needed:,} with observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give "
+        f"more rows, lower these, or give the part more by --validation and --test."
     )
 
 
