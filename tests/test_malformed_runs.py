@@ -75,7 +75,7 @@ CONFIGS = {
     "an unknown table": ("text", edited(b"[settings]", b"[more]\na = 3\n\n[settings]"), DAMAGED, "more"),
     "an unknown job": ("text", line("job", '"dance"'), DAMAGED, "job must be one of", "'dance'"),
     "a job that is a list": ("text", line("job", "[1]"), DAMAGED),
-    "no settings": ("text", edited(b"[settings]", b"[settings]"), DAMAGED),
+    "no settings": ("text", lambda data: data.split(b"[settings]")[0], DAMAGED),
     "settings that are a list": ("text", lambda data: b"settings = [1]\n" + data.split(b"[settings]")[0], DAMAGED),
     "a file of a number": ("text", line("files", "[3]"), DAMAGED),
     "resumed that is a number": ("text", line("resumed", "3"), DAMAGED),

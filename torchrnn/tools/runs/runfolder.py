@@ -33,6 +33,7 @@ class RunFolder:
 
     root: Path
     beginning: Config | None = None  # of a new run, until its first checkpoint
+    going_on: Config | None = None  # of a run that is resumed: what config.toml is to be, once its checkpoint is read
 
     @property
     def config(self) -> Path:
