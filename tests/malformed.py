@@ -21,8 +21,8 @@ SHOPS = [*FORECAST, "--id=shop"]
 
 # a message that only complains helps nobody: one of these says what to do
 REPAIRS = re.compile(
-    r"\b(Add|Ask|Bring|Choose|Close|Convert|Correct|Decompress|Delete|Did you mean|Fill|Free|Give|Go on|Leave|Lower|Make|Name|"
-    r"Rename|Resume|Save|Say|Sort|Train|Unpack|Use|Write)\b|"
+    r"\b(Add|Ask|Bring|Choose|Close|Convert|Correct|Decompress|Delete|Did you mean|Fill|Free|Give|Go on|Leave|Lower|"
+    r"Make|Name|Rename|Resume|Save|Say|Sort|Train|Unpack|Use|Write)\b|"
     r"\b(add|convert|delete|give|leave|name|start|train|write) (--|it|one|that|the|them|another|a|such|again)|"
     r"must stand in double quotes|must end in|--fill-gaps takes"
 )

@@ -75,7 +75,7 @@ class Config:
                 raise TypeError("files and resumed must be lists")
             config.job_class.check(settings, config.data)
         except OSError as error:
-            raise ToolError(f"{path} could not be read: {error.strerror}.") from error
+            raise ToolError(f"{path} could not be read: {error.strerror}. Make it readable.") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ToolError) as error:
             if "earlier version" in str(error):
                 raise
