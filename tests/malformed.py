@@ -72,6 +72,7 @@ def _train(factory):
             runs[name] = folder / "runs" / name
             result = torchrnn(*command, files[name], "--run", runs[name])
             assert result.exit_code == 0, result.output
+            assert (runs[name] / "model.safetensors").exists()
     return runs, files
 
 

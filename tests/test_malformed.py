@@ -94,6 +94,7 @@ REFUSED = {
         "column 'x'",
         "'one'",
     ),
+    "a time that is none": (ROWS, "f.csv", lines(STEPS, (9, "s2,soon,8,p")), "row 8 (line 9)", "column 'w'", "soon"),
     "a time twice": (ROWS, "f.csv", lines(STEPS, (3, "s0,0,5,p")), "row 2 (line 3)", "column 'w'"),
     "two labels of a sequence": (ROWS, "f.csv", lines(STEPS, (3, "s0,1,5,q")), "row 2 (line 3)", "column 'y'"),
     "an infinite number": (ROWS, "f.csv", lines(STEPS, (9, "s2,1,inf,p")), "row 8 (line 9)", "column 'x'", "inf"),

@@ -69,9 +69,9 @@ def tables():
 
 @pytest.mark.parametrize("file", tables())
 def test_training(tmp_path, tmp_path_factory, monkeypatch, file):
+    run = trained(tmp_path_factory)[0]["text"]
     # all that comes before the first step, and not the steps
     monkeypatch.setattr("torchrnn.tools.runs.run._work", lambda *arguments: "")
-    run = trained(tmp_path_factory)[0]["text"]
     command, data = tables()[file]
     before, rng = tree(run), random.Random(file)
     for _ in range(2 * DRAWS):
