@@ -188,4 +188,6 @@ def _remove_if_empty(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"--run {path} cannot be used: {error.strerror}. Expected a folder in which you may write: name another.")
+    return UsageError(
+        f"--run {path} cannot be used: {error.strerror}. Expected a folder in which you may write: name another."
+    )
