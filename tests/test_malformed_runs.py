@@ -1,6 +1,4 @@
-"""Run folders that are damaged or of another kind: what opens them says so, runs nothing that lies in them, and leaves
-them as they are.
-"""
+"""Damaged run folders: what opens them says so, runs nothing that lies in them, and leaves them as they are."""
 
 import hashlib
 import io
@@ -66,11 +64,7 @@ CONFIGS = {
     "empty": ("text", lambda _: b"", DAMAGED),
     "binary": ("text", lambda _: BYTES, DAMAGED),
     "JSON": ("text", lambda _: b'{"job": "text"}', DAMAGED),
-    "deep": (
-        "text",
-        line("settings_", "") if False else lambda data: b"command = " + b"[" * 99_999 + b"\n" + data,
-        DAMAGED,
-    ),
+    "deep": ("text", lambda data: b"command = " + b"[" * 99_999 + b"\n" + data, DAMAGED),
     "another type": ("text", line("hidden_size", '"4"'), DAMAGED, "hidden_size must be int"),
     "a number for a size": ("text", line("hidden_size", "4.5"), DAMAGED, "hidden_size must be int"),
     "below zero": ("text", line("num_layers", "-1"), DAMAGED, "--num-layers must be at least 1"),
@@ -200,7 +194,7 @@ def test_a_pickle_in_the_place_of_weights_runs_nothing(tmp_path, tmp_path_factor
         (run / "model.safetensors").write_bytes(data)
         refused(used("text", run, files["text"])[0], ["model.safetensors", NOT_WEIGHTS], run)
         assert not trap.exists()
-    pickle.loads(data[:0] + pickle.dumps(Trap(trap)))  # the trap is one
+    pickle.loads(pickle.dumps(Trap(trap)))  # it is a trap
     assert trap.exists()
 
 
