@@ -87,8 +87,8 @@ def test_files_are_joined_in_their_order_and_line_ends_are_one_character(tmp_pat
     [
         (b"", "is empty"),
         (b" \n\t\n", "is empty"),
-        (b"text\0more", "byte 4 of it is zero: it is binary"),
-        (b"caf\xe9 noir", "bytes at 3 are not.*iconv -f ISO-8859-1"),
+        (b"text\0more", "line 1: byte 4 of the file is zero"),
+        (b"caf\xe9 noir", "line 1: byte 3 of the file is not UTF-8.*iconv -f ISO-8859-1"),
         ("text".encode("utf-16"), "UTF-16.*iconv"),
     ],
 )

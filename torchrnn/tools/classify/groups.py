@@ -70,7 +70,10 @@ def _times(table: Table, name: str) -> np.ndarray:
     if series.dtype.is_numeric() or table.is_numeric(name):
         return table.to_numbers(series, "--time")
     text = series.str.strip_chars() if series.dtype == pl.String else series.cast(pl.String)
-    times = text.str.to_datetime(strict=False, time_unit="us", time_zone="UTC" if _zoned(text) else None)
+    try:
+        times = text.str.to_datetime(strict=False, time_unit="us", time_zone="UTC" if _zoned(text) else None)
+    except pl.exceptions.ComputeError:  # no form of time that polars knows: then what is no number is named
+        return table.to_numbers(series, "--time")
     return _whole(table, times.to_physical().cast(pl.Float64), series)
 
 

@@ -18,7 +18,7 @@ from torchrnn.tools.classify.encoded import IGNORED, Batch
 from torchrnn.tools.classify.learned import Counts, Learned, learn
 from torchrnn.tools.classify.model import Classifier
 from torchrnn.tools.classify.settings import ClassifySettings
-from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.runs.errors import ToolError, UsageError
 from torchrnn.tools.runs.job import Job, Measure, Share
 from torchrnn.tools.runs.runfolder import RunFolder
 
@@ -58,7 +58,24 @@ class ClassifyJob(Job):
                 f"--resume goes on with the data of the run, and this is another: {' '.join(map(str, job.data.files))} "
                 f"has changed. Name the FILE with those data, or start a new run with --overwrite."
             )
+        learned, before = job.data.learned, Learned.from_dict(data)
+        if (learned.labels, learned.to_dict().get("vocabulary")) != (before.labels, data.get("vocabulary")):
+            raise ToolError(
+                "config.toml of the run was changed by hand: labels or vocabulary are not those of its data. Bring it "
+                "back from a copy, or start the run again with --overwrite."
+            )
         return job
+
+    @classmethod
+    def check(cls, settings: ClassifySettings, data: dict[str, Any]) -> None:
+        """Labels, and tokens or scales for each column."""
+        super().check(settings, data)
+        settings.check_columns()
+        learned = Learned.read(data)
+        if bool(learned.vocabulary) == bool(settings.steps_columns):
+            raise ValueError("a vocabulary is for --text, mean and deviation are for --steps-columns")
+        if not learned.vocabulary and len(learned.mean) != len(settings.steps_columns):
+            raise ValueError("mean and deviation must hold a number for each of --steps-columns")
 
     @property
     def digest(self) -> str:

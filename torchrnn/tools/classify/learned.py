@@ -51,20 +51,35 @@ class Learned:
     def from_dict(cls, data: dict[str, Any]) -> Learned:
         """From config.toml, or ToolError if it was changed."""
         try:
-            labels = _strings(data["labels"])
-            if "vocabulary" in data:
-                return cls(labels, Vocabulary(_strings(data["vocabulary"]), bool(data["single"])))
-            return cls(labels, None, np.array(data["mean"], dtype=float), np.array(data["deviation"], dtype=float))
+            return cls.read(data)
         except (KeyError, TypeError, ValueError) as error:
             raise ToolError(
                 f"config.toml of the run is damaged or was changed by hand: [data] {error}. Bring it back from a copy, "
                 f"or start the run again with --overwrite."
             ) from error
 
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> Learned:
+        """What `to_dict` gave; KeyError, TypeError or ValueError if it is something else."""
+        labels = _strings(data["labels"])
+        if "vocabulary" in data:
+            tokens, single = _strings(data["vocabulary"]), bool(data["single"])
+            if single and max(map(len, tokens)) > 1:
+                raise ValueError("vocabulary must hold single characters")
+            return cls(labels, Vocabulary(tokens, single))
+        mean, deviation = (np.array(data[name], dtype=float) for name in ("mean", "deviation"))
+        if mean.ndim != 1 or mean.shape != deviation.shape or not np.isfinite([mean, deviation]).all():
+            raise ValueError("mean and deviation must be lists of as many finite numbers")
+        if not (deviation > 0).all():
+            raise ValueError("deviation must hold numbers above 0")
+        return cls(labels, None, mean, deviation)
+
 
 def _strings(value: Any) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
         raise TypeError(f"must hold lists of strings, got {quoted(value)}")
+    if len(set(value)) < len(value):
+        raise ValueError("must hold lists without a string twice")
     return value
 
 
@@ -147,5 +162,5 @@ def _check_labels(source: Source, counts: Counts, labels: list[str]) -> None:
     if len(labels) < 2:
         raise UsageError(
             f"--label {name!r}: {path}: expected at least two different labels in the training part, found only "
-            f"{quoted(labels[0])}. There is nothing to tell apart."
+            f"{quoted(labels[0])}. Name another column, or add rows of another label."
         )

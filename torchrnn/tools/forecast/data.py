@@ -52,12 +52,15 @@ class Data:
         """A new run's data; the linear baseline is fitted on the training windows."""
         table, panel = _read(path, settings)
         roles = _roles(panel, settings)
-        split = Split.of(panel, settings)
+        try:
+            split = Split.of(panel, settings)
+        except UsageError as error:
+            raise UsageError(f"FILE {path}: {error}") from error
         scaling = Scaling.measure(panel, split.train, settings.scale, settings.scale_by == "series")
         season = settings.season or panel.step.season()
         parts = _windows(panel, scaling, roles, split, settings)
         for name, windows in parts.items():
-            _refuse_none(name, windows, split, settings)
+            _refuse_none(path, name, windows, split, settings)
         some = replace(parts["training"], rows=parts["training"].rows[:: -(-len(parts["training"]) // FITTED)])
         linear, ridge = fit_linear(
             ((batch.history, batch.target) for batch in in_batches(some)),
@@ -165,18 +168,39 @@ def _roles(panel: Panel, settings: ForecastSettings) -> Roles:
 def roles_of(settings: ForecastSettings, data: dict[str, Any]) -> Roles:
     """The roles of a run, from its settings and what it remembers."""
     try:
-        known = tuple(name for name in settings.known if name in data["columns"])
-        calendar, marked = tuple(data["calendar"]), tuple(data["marked"])
-        roles = Roles(settings.target, settings.past, known, calendar, marked)
-        if (
-            list(roles.columns) != data["columns"]
-            or not set(marked) <= set(roles.columns)
-            or not set(calendar) <= set(FEATURES)
-        ):
-            raise ValueError("columns, calendar and marked do not fit the settings")
-        return roles
+        return _roles_in(settings, data)
     except (KeyError, TypeError, ValueError) as error:
         raise _changed(error) from error
+
+
+def check(settings: ForecastSettings, data: dict[str, Any]) -> None:
+    """Raise a KeyError, TypeError or ValueError unless `data` is what `Data.to_dict` gave of a run."""
+    roles, scaling = _roles_in(settings, data), Scaling.from_dict(data)
+    unit, size, month_end = data["step"]
+    if unit not in ("microseconds", "months", "numbers") or type(size) is not int or type(month_end) is not bool:
+        raise TypeError("step must be a unit, a number and a truth value")
+    if scaling.center.shape[1] != len(roles.columns):
+        raise ValueError("center has not a number for each column")
+    borders = data["split"]
+    if not all(type(number) is int for number in (*borders, data["season"])) or len(borders) != 3:
+        raise TypeError("split must be three whole numbers, and season one")
+    if not 0 < borders[0] < borders[1] < borders[2] or size < 1 or data["season"] < 1:
+        raise ValueError("split must ascend from above 0, and step and season must be at least 1")
+    if not isinstance(data["digest"], str) or not isinstance(data["ridge"], int | float):
+        raise TypeError("digest must be a string, and ridge a number")
+
+
+def _roles_in(settings: ForecastSettings, data: dict[str, Any]) -> Roles:
+    known = tuple(name for name in settings.known if name in data["columns"])
+    calendar, marked = tuple(data["calendar"]), tuple(data["marked"])
+    roles = Roles(settings.target, settings.past, known, calendar, marked)
+    if (
+        list(roles.columns) != data["columns"]
+        or not set(marked) <= set(roles.columns)
+        or not set(calendar) <= set(FEATURES)
+    ):
+        raise ValueError("columns, calendar and marked do not fit the settings")
+    return roles
 
 
 def _changed(what: object) -> ToolError:
@@ -225,15 +249,15 @@ def _windows(
     }
 
 
-def _refuse_none(name: str, windows: Windows, split: Split, settings: ForecastSettings) -> None:
+def _refuse_none(path: Path, name: str, windows: Windows, split: Split, settings: ForecastSettings) -> None:
     if len(windows):
         return
     begin, end = split.parts()[name]
     needed = settings.history + settings.horizon if name == "training" else settings.horizon
     raise UsageError(
-        f"The {name} part has no window: it has {end - begin:,} steps of time, where a window needs {needed:,} with "
-        f"observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give more rows, lower "
-        f"these, or give the part more by --validation and --test."
+        f"FILE {path}: The {name} part has no window: it has {end - begin:,} steps of time, where a window needs "
+        f"{needed:,} with observed targets ({'--history and --horizon' if name == 'training' else '--horizon'}). Give "
+        f"more rows, lower these, or give the part more by --validation and --test."
     )
 
 
@@ -251,6 +275,8 @@ def linear_from(data: dict[str, Any], settings: ForecastSettings) -> Linear:
         for name, shape in (("weight", (K, T, h)), ("bias", (K, h)), ("offsets", (h, K, Q))):
             if tuple(tensors[name].shape) != shape:
                 raise ValueError(f"{name} must be {shape}, got {tuple(tensors[name].shape)}")
+            if not tensors[name].isfinite().all():
+                raise ValueError(f"{name} has values that are no finite numbers")
         return Linear(tensors["weight"], tensors["bias"], tensors["offsets"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ToolError(f"{LINEAR_FILE} of the run is damaged ({error}). Bring it back from a copy.") from error

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from torchrnn.tools.forecast import backtest, prediction, results, told
-from torchrnn.tools.forecast.data import LINEAR_FILE, Data, linear_from, linear_to, roles_of
+from torchrnn.tools.forecast.data import LINEAR_FILE, Data, check, linear_from, linear_to, roles_of
 from torchrnn.tools.forecast.model import Forecaster
 from torchrnn.tools.forecast.scores import pinball
 from torchrnn.tools.forecast.settings import ForecastSettings
@@ -50,6 +50,12 @@ class ForecastJob(Job):
     def again(cls, files: Sequence[Path], settings: ForecastSettings, data: dict[str, Any]) -> ForecastJob:
         """A run that goes on, with the scales and the linear baseline that it had."""
         return cls(settings, Data.again(_one(files), settings, data))
+
+    @classmethod
+    def check(cls, settings: ForecastSettings, data: dict[str, Any]) -> None:
+        """Roles, scales, step and borders."""
+        super().check(settings, data)
+        check(settings, data)
 
     def remember(self) -> dict[str, Any]:
         """Scales, season, borders, and the linear baseline as a file."""

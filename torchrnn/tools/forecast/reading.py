@@ -40,9 +40,11 @@ class Source:
             self.table.require([name], option)
             for other, column in (("--time", self.time), ("--id", self.id)):
                 if name == column:
-                    raise UsageError(f"{option} {name!r} is the column of {other}: name another.")
+                    raise UsageError(
+                        f"{option} {name!r}: {self.table.path}: it is the column of {other}. Name another."
+                    )
         if self.id == self.time:
-            raise UsageError(f"--id {self.id!r} is the column of --time: name another.")
+            raise UsageError(f"--id {self.id!r}: {self.table.path}: it is the column of --time. Name another.")
 
 
 def read_panel(source: Source) -> Panel:

@@ -59,6 +59,8 @@ class Scaling:
         center, spread = np.array(data["center"], float), np.array(data["spread"], float)
         if center.ndim != 2 or center.shape != spread.shape or len(center) != len(data["scale_series"]) + 1:
             raise ValueError("center and spread must have a row for each of scale_series and one for all together")
+        if not np.isfinite(center).all() or not np.isfinite(spread).all() or not (spread > 0).all():
+            raise ValueError("center must hold finite numbers, and spread such above 0")
         return cls(str(data["scale"]), list(data["scale_series"]), center, spread)
 
 

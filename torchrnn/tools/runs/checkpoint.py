@@ -56,7 +56,7 @@ def load_last(run: Path) -> Checkpoint | None:
     path = checkpoints[-1]
     try:
         return _load(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         other = f"to go on from {checkpoints[-2].name}" if len(checkpoints) > 1 else "and start again with --overwrite"
         reason = " ".join(str(error).split())[:200]
         raise ToolError(
@@ -71,7 +71,10 @@ def _load(path: Path) -> Checkpoint:
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
             raise ValueError(f"{name} is not what {MANIFEST} says was written")
-    return Checkpoint(path, files[WEIGHTS], _load_state(files[STATE]))
+    state = _load_state(files[STATE])
+    if not isinstance(state, dict):
+        raise TypeError(f"{STATE} does not hold a table")
+    return Checkpoint(path, files[WEIGHTS], state)
 
 
 def _load_state(data: bytes) -> dict[str, Any]:

@@ -69,9 +69,13 @@ class Config:
             config = cls(settings=settings, **content)
             if not all(isinstance(text, str) for text in (config.command, *config.files)):
                 raise TypeError("command must be a string, and files a list of them")
+            if not isinstance(config.versions, str) or not all(isinstance(text, str) for text in config.resumed):
+                raise TypeError("versions must be a string, and resumed a list of them")
+            if not all(isinstance(names, list) for names in (config.files, config.resumed)):
+                raise TypeError("files and resumed must be lists")
             config.job_class.check(settings, config.data)
         except OSError as error:
-            raise ToolError(f"{path} could not be read: {error.strerror}.") from error
+            raise ToolError(f"{path} could not be read: {error.strerror}. Make it readable.") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ToolError) as error:
             if "earlier version" in str(error):
                 raise
@@ -91,9 +95,8 @@ def is_plain_name(name: object) -> bool:
 
 def _kept(folders: Sequence[Path], name: str, sha256: str) -> bytes:
     for folder in folders:
-        path = folder / name
-        if is_plain_name(name) and path.is_file():
-            data = path.read_bytes()
+        if is_plain_name(name) and (folder / name).is_file():
+            data = (folder / name).read_bytes()
             if hashlib.sha256(data).hexdigest() == sha256:
                 return data
     raise ToolError(

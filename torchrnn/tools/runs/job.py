@@ -166,7 +166,10 @@ class Job(ABC):
 
         `top` is how many of the likeliest answers are wanted, where there are such.
         """
-        raise UsageError(f"A run of `torchrnn {cls.name}` predicts no rows of a table.")
+        raise UsageError(
+            f"A run of `torchrnn {cls.name}` predicts no rows of a table. Give one of "
+            f"`torchrnn classify` or `torchrnn forecast`."
+        )
 
 
 def job_named(name: str) -> type[Job]:

@@ -36,6 +36,15 @@ class Record:
         choose = min if measure.best == "min" else max
         return choose(self.rows, key=lambda row: row[f"validation_{measure.column}"])
 
+    def check(self, measures: Sequence[Measure]) -> None:
+        """Raise a TypeError or ValueError unless this is a record with these measures."""
+        columns = {f"{part}_{measure.column}" for measure in measures for part in ("train", "validation")}
+        numbers = [value for row in self.rows for value in row.values()]
+        if not all(isinstance(value, int | float) for value in (self.step, self.stale, self.best, *numbers)):
+            raise TypeError("its record must hold numbers")
+        if not self.rows or any(set(row) != {"step", "epoch", *columns} for row in self.rows):
+            raise ValueError("its record lacks figures of this job")
+
     def to_dict(self) -> dict[str, object]:
         """Plain numbers and lists, for a checkpoint."""
         return asdict(self)

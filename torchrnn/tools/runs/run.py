@@ -89,7 +89,7 @@ def _begin(
         folder.read_config("--run")  # else the lock would be put in a folder of something else
         if share.rank == 0:
             held.enter_context(folder.locked())
-        return _resume(request, share)
+        return _resume(request, folder, share)
     config, job = _prepare(request, share)
     if share.rank == 0:
         held.enter_context(folder.locked())
@@ -112,15 +112,18 @@ def predict(run: Path, file: Path, out: Path | None, top: int) -> str:
 
 def _use(run: Path, task: Callable[[Config, Any], str]) -> str:
     """What `task` makes of a run and its best model."""
-    from torchrnn.tools.runs.weights import load_best
+    from torchrnn.tools.runs.weights import check_size, load_weights, read_best
 
     folder = RunFolder(run)
     config = folder.read_config("RUN")
     try:
         with explain_memory():
             torch.set_num_threads(min(config.settings.threads, default_threads()))
-            model = load_best(config.job_class.build(config.settings, config.data), folder, config.job)
-            return task(config, model)
+            weights = read_best(folder, config.job)
+            check_size(len(weights), config.settings, folder.model)
+            model = config.job_class.build(config.settings, config.data)
+            load_weights(model, weights, folder.model)
+            return task(config, model.eval())
     except Mishap as mishap:
         raise ToolError(f"{mishap} Then give the command again.") from mishap
 
@@ -149,7 +152,7 @@ def _prepare(request: Request, share: Share) -> tuple[Config, Job]:
     return config, job
 
 
-def _resume(request: Request, share: Share) -> tuple[Job, checkpoint.Checkpoint | None]:
+def _resume(request: Request, folder: RunFolder, share: Share) -> tuple[Job, checkpoint.Checkpoint | None]:
     """A run that goes on: the same settings, the same data, the last checkpoint."""
     config = request.folder.read_config("--run")
     if config.job != request.job.name:
@@ -172,8 +175,7 @@ def _resume(request: Request, share: Share) -> tuple[Job, checkpoint.Checkpoint 
     saved = checkpoint.load_last(request.folder.root)
     config.settings = settings
     config.resumed.append(request.command)
-    if share.rank == 0:
-        write_file(request.folder.config, config.to_bytes())
+    folder.going_on = config
     return job, saved
 
 
@@ -187,10 +189,13 @@ def _work(
     deadline: float | None,
 ) -> str:
     from torchrnn.tools.runs.training import Training, seed_share  # takes seconds; the checks above need it not
+    from torchrnn.tools.runs.weights import check_size
 
     torch.set_num_threads(job.settings.threads)
     torch.manual_seed(job.settings.seed)
     with explain_memory():
+        if saved:
+            check_size(len(saved.weights), job.settings, saved.path / checkpoint.WEIGHTS)
         model = job.build(job.settings, job.remember())
         training = Training(model, job, folder, share)
         if share.world > 1:
@@ -198,6 +203,8 @@ def _work(
         if saved:
             training.restore(saved)
         if share.rank == 0:
+            if folder.going_on:
+                write_file(folder.config, folder.going_on.to_bytes())
             _introduce(console, training)
         if not training.finished:
             try:

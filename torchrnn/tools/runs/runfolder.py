@@ -33,6 +33,7 @@ class RunFolder:
 
     root: Path
     beginning: Config | None = None  # of a new run, until its first checkpoint
+    going_on: Config | None = None  # of a run that is resumed: what config.toml is to be, once its checkpoint is read
 
     @property
     def config(self) -> Path:
@@ -166,7 +167,14 @@ class RunFolder:
 
     def read_config(self, meant_for: str) -> Config:
         """The run's config.toml; `meant_for` is the argument that named the folder."""
-        if not self.is_run:
+        try:
+            found = self.is_run
+        except OSError as error:
+            raise UsageError(
+                f"{meant_for} {self.root} is not a run folder that can be opened: {error.strerror}. Name one that you "
+                f"may read."
+            ) from error
+        if not found:
             raise UsageError(
                 f"{meant_for} {self.root} is not a run folder: it has no config.toml. Expected a folder that "
                 f"torchrnn wrote. A run that ended before its first checkpoint left none: start it again."
@@ -180,4 +188,6 @@ def _remove_if_empty(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"--run {path} cannot be used: {error.strerror}. Expected a folder in which you may write.")
+    return UsageError(
+        f"--run {path} cannot be used: {error.strerror}. Expected a folder in which you may write: name another."
+    )

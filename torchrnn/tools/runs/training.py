@@ -196,8 +196,14 @@ class Training(lightning.LightningModule):
         load_weights(self.model, saved.weights, saved.path / checkpoint.WEIGHTS)
         try:
             self.record = Record(**saved.state["record"])
+            self.record.check(self.job.measures)
             self._saved = {name: saved.state[name] for name in ("optimizer", "carried", "random")}
-        except (KeyError, TypeError) as error:
+            for states in self._saved["random"]:
+                torch.Generator().set_state(states["cpu"])
+            for weight, state in self.configure_optimizers().state.items():
+                if any(part.shape not in ((), weight.shape) for part in state.values()):
+                    raise ValueError("the optimiser's state is that of another model")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ToolError(
                 f"The checkpoint {saved.path} was not written by this version of torchrnn ({error}). Resume with the "
                 f"version in config.toml, or start again with --overwrite."

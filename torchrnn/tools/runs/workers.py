@@ -92,7 +92,10 @@ def _close(worker: subprocess.Popen[bytes]) -> None:
 
 def checkpoints(run: Path) -> list[tuple[str, int, int]]:
     """The checkpoints of a run, and what tells them from others of the same name."""
-    found = [(path.name, path.stat()) for path in checkpoint.found(run)]
+    try:
+        found = [(path.name, path.stat()) for path in checkpoint.found(run)]
+    except OSError:
+        return []  # a folder that may not be read, which is told when it is opened
     return [(name, status.st_ino, status.st_mtime_ns) for name, status in found]
 
 

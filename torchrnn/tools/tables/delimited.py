@@ -26,7 +26,9 @@ def read(path: Path, text: str, argument: str) -> tuple[pl.DataFrame, np.ndarray
         try:
             line, header = next(records)
         except StopIteration:
-            raise UsageError(f"{argument} {path} is empty: expected a line of names, then rows.") from None
+            raise UsageError(
+                f"{argument} {path} is empty: expected a line of names, then rows. Name another file."
+            ) from None
         names = _header(header, path, argument, line)
         frames, lines = [], []
         rows: list[list[str]] = []

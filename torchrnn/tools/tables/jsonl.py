@@ -58,7 +58,7 @@ def read(path: Path, text: str, argument: str) -> tuple[pl.DataFrame, np.ndarray
             if len(column.values) < len(lines):
                 column.values.append(None)
     if not columns:
-        raise UsageError(f"{argument} {path} is empty: expected a JSON object a line.")
+        raise UsageError(f"{argument} {path} is empty: expected a JSON object a line. Name another file.")
     unusable = {name: column.trouble for name, column in columns.items() if column.trouble}
     series = [
         pl.Series(name, column.values, dtype=TYPES[column.kind], strict=False)  # integers where others are not

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from torchrnn.tools.runs.encoding import check_file, decode, unreadable
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.tables import delimited, jsonl
-from torchrnn.tools.tables.encoding import decode
 from torchrnn.tools.tables.table import BLOCK_BYTES, BLOCK_ROWS, Table, explained
 
 SAMPLE = 256  # rows that tell how large one is
@@ -23,16 +24,15 @@ def open_table(path: Path, argument: str = "FILE") -> Table:
     `argument` is what the messages call it: the option of the command line that named it.
     """
     ending = path.suffix.lower()
-    if path.is_dir():
-        raise UsageError(f"{argument} must be a file, got the folder {path}. Name a file in it.")
-    if ending not in ENDINGS:
+    if ending not in ENDINGS and not os.path.isdir(path):  # which, unlike Path's, raises nothing
         raise UsageError(f"{argument} {path} must end in {', '.join(ENDINGS)}, got {ending or 'no ending'!r}.")
+    check_file(path, argument, "a table")
     try:
         if ending == ".parquet":
             return _open_parquet(path, argument)
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{argument} {path} could not be read: {error.strerror}. Expected a table.") from error
+        raise unreadable(path, argument, "a table", error) from error
     text = decode(path, data, argument)
     digest = hashlib.sha256(data).hexdigest()
     del data
@@ -70,4 +70,4 @@ def _open_parquet(path: Path, argument: str) -> Table:
 
 def _refuse_empty(path: Path, argument: str, rows: int) -> None:
     if not rows:
-        raise UsageError(f"{argument} {path} has no rows. Expected at least one.")
+        raise UsageError(f"{argument} {path} has no rows. Expected at least one: name a file with rows.")

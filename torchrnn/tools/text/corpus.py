@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchrnn.tools.runs.encoding import check_file, decode, unreadable
 from torchrnn.tools.runs.errors import UsageError
 from torchrnn.tools.text.tokens import UNKNOWN, Vocabulary, learn
 
@@ -38,28 +39,13 @@ def python_documentation() -> str:
 
 
 def _read_file(path: Path) -> str:
-    if path.is_dir():
-        raise UsageError(f"FILE must be a text file, got the folder {path}. Name the files in it: {path}/*.txt.")
+    check_file(path, "FILE", "a UTF-8 text file")
     try:
-        data = path.read_bytes()
+        text = decode(path, path.read_bytes(), "FILE")
     except OSError as error:
-        raise UsageError(f"FILE {path} could not be read: {error.strerror}. Expected a UTF-8 text file.") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError(
-            f"FILE {path} must be UTF-8 text, and it begins as UTF-16 does. Convert it: "
-            f"iconv -f UTF-16 -t UTF-8 {path} > text.txt."
-        )
-    if b"\0" in data:
-        raise UsageError(f"FILE {path} must be UTF-8 text, and byte {data.index(0)} of it is zero: it is binary.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"FILE {path} must be UTF-8 text, and its bytes at {error.start} are not ({error.reason}). If it is text "
-            f"in another encoding, convert it: iconv -f ISO-8859-1 -t UTF-8 {path} > text.txt."
-        ) from error
+        raise unreadable(path, "FILE", "a UTF-8 text file", error) from error
     if not text.strip():
-        raise UsageError(f"FILE {path} is empty: there is nothing to train on.")
+        raise UsageError(f"FILE {path} is empty: there is nothing to read. Name another.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -118,8 +104,12 @@ def prepare(
     batch_size: int,
     sequence_length: int,
     vocabulary: Vocabulary | Callable[[str], Vocabulary] | None = None,
+    source: str = "this",
 ) -> Corpus:
-    """Split `text` and lay out its streams; without a vocabulary it learns that of the training text's characters."""
+    """Split `text` and lay out its streams; without a vocabulary it learns that of the training text's characters.
+
+    `source` is what the messages call the files that it came from.
+    """
     training, validation = split(text, fraction)
     if not isinstance(vocabulary, Vocabulary):
         vocabulary = vocabulary(training) if vocabulary else learn("characters", training, 0)
@@ -128,12 +118,13 @@ def prepare(
     if len(indices) < needed:
         raise UsageError(
             f"The text is too short: {len(indices):,} {vocabulary.unit} to train on, where {batch_size} streams of "
-            f"{sequence_length} need at least {needed:,}. Give more text, or lower --batch-size or --sequence-length."
+            f"{sequence_length} need at least {needed:,}. Give more text than {source}, or lower "
+            f"--batch-size or --sequence-length."
         )
     if len(others) < 2:
         raise UsageError(
             f"--validation {fraction} of {len(text):,} characters leaves {len(others)} to validate on, where at "
-            f"least 2 are needed. Give more text or a larger --validation."
+            f"least 2 are needed. Give more text than {source}, or a larger --validation."
         )
     rows = max(1, min(batch_size, len(others) // sequence_length))
     return Corpus(

@@ -44,7 +44,7 @@ class TextJob(Job):
         """A new run's text."""
         text = corpora.read_text(files)
         vocabulary = partial(tokens.learn, settings.tokens, size=settings.vocabulary_size)
-        return cls(_corpus(text, settings, vocabulary), settings, corpora.digest(text))
+        return cls(_corpus(text, settings, vocabulary, files), settings, corpora.digest(text))
 
     @classmethod
     def again(cls, files: Sequence[Path], settings: TextSettings, data: dict[str, Any]) -> TextJob:
@@ -56,7 +56,7 @@ class TextJob(Job):
                 f"{' '.join(map(str, files)) or 'the documentation of this Python'} has changed. "
                 f"Name the FILE with that text, or start a new run with --overwrite."
             )
-        return cls(_corpus(text, settings, tokens.known(settings.tokens, data)), settings, data["sha256"])
+        return cls(_corpus(text, settings, tokens.known(settings.tokens, data), files), settings, data["sha256"])
 
     def remember(self) -> dict[str, Any]:
         """The digest of the text, and the vocabulary."""
@@ -121,7 +121,9 @@ class TextJob(Job):
         vocabulary = tokens.known(settings.tokens, data)
         indices = vocabulary.encode(text)
         if len(indices) < 2:
-            raise UsageError(f"FILE {files[0]} has {len(indices)} {vocabulary.unit}, where at least 2 are needed.")
+            raise UsageError(
+                f"FILE {files[0]} has {len(indices)} {vocabulary.unit}, where at least 2 are needed. Give more text."
+            )
         rows = max(1, min(settings.batch_size, len(indices) // settings.sequence_length))
         counts = vocabulary.counts
         total: dict[str, float] = {}
@@ -163,9 +165,14 @@ def measured(sums: dict[str, float]) -> dict[str, float]:
 
 
 def _corpus(
-    text: str, settings: TextSettings, vocabulary: tokens.Vocabulary | Callable[[str], tokens.Vocabulary]
+    text: str,
+    settings: TextSettings,
+    vocabulary: tokens.Vocabulary | Callable[[str], tokens.Vocabulary],
+    files: Sequence[Path],
 ) -> corpora.Corpus:
-    return corpora.prepare(text, settings.validation, settings.batch_size, settings.sequence_length, vocabulary)
+    source = " ".join(map(str, files)) or "Python's documentation"
+    sizes = settings.batch_size, settings.sequence_length
+    return corpora.prepare(text, settings.validation, *sizes, vocabulary, source)
 
 
 def _columns(chunk: Chunk, share: Share) -> Chunk:

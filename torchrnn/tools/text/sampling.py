@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrnn.tools.runs.errors import UsageError
+from torchrnn.tools.runs.errors import UsageError, explain_memory
 from torchrnn.tools.runs.runfolder import RunFolder
-from torchrnn.tools.runs.weights import load_best
+from torchrnn.tools.runs.weights import check_size, load_weights, read_best
 from torchrnn.tools.text.job import TextJob
 from torchrnn.tools.text.model import CharModel
 from torchrnn.tools.text.tokens import UNKNOWN, Vocabulary, known
@@ -20,10 +20,15 @@ def load_model(run: Path) -> tuple[CharModel, Vocabulary]:
     folder = RunFolder(run)
     config = folder.read_config("RUN")
     if config.job != "text":
-        raise UsageError(f"RUN {run} holds a run of `torchrnn {config.job}`, which writes no text.")
-    model = TextJob.build(config.settings, config.data)  # pyright: ignore[reportArgumentType]
-    load_best(model, folder, config.job)
-    return model, known(config.settings.tokens, config.data)  # pyright: ignore[reportAttributeAccessIssue]
+        raise UsageError(
+            f"RUN {run} holds a run of `torchrnn {config.job}`, which writes no text. Give one of `torchrnn text`."
+        )
+    weights = read_best(folder, config.job)
+    check_size(len(weights), config.settings, folder.model)
+    with explain_memory():
+        model = TextJob.build(config.settings, config.data)  # pyright: ignore[reportArgumentType]
+        load_weights(model, weights, folder.model)
+    return model.eval(), known(config.settings.tokens, config.data)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.inference_mode()

@@ -1,7 +1,9 @@
-"""Bytes of a file to text, or the byte and line where it is not UTF-8."""
+"""A file that a user named: whether it can be read, and its text, or the byte and line where it is not UTF-8."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from torchrnn.tools.runs.errors import UsageError
@@ -15,6 +17,29 @@ MAGIC = {
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "Save the sheet as CSV (UTF-8)."),
     b"\x89HDF": ("HDF5", "Write the table as CSV or Parquet."),
 }
+
+
+def check_file(path: Path, argument: str, expected: str) -> None:
+    """UsageError unless `path` is a file that may be read; what is `expected` of it is for the message."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise unreadable(path, argument, expected, error) from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{argument} must be {expected}, got the folder {path}. Name a file in it: {path}{os.sep}....")
+    if not stat.S_ISREG(mode):  # a pipe that nobody writes to would be waited for without end
+        raise UsageError(
+            f"{argument} {path} must be {expected}, and it is a pipe or a device, which cannot be read again. Write "
+            f"what it gives into a file, and name that."
+        )
+
+
+def unreadable(path: Path, argument: str, expected: str, error: Exception) -> UsageError:
+    """The paragraph for a file that the system does not give; a ValueError is about its name."""
+    reason = getattr(error, "strerror", None) or error
+    return UsageError(
+        f"{argument} {path} could not be read: {reason}. Expected {expected}: name one that you may read."
+    )
 
 
 def decode(path: Path, data: bytes, argument: str) -> str:
@@ -38,7 +63,7 @@ def decode(path: Path, data: bytes, argument: str) -> str:
     if zero >= 0:
         raise UsageError(
             f"{argument} {path}, line {_line(data, zero)}: byte {zero:,} of the file is zero, which text never holds. "
-            f"Expected UTF-8 text: the file is binary or damaged."
+            f"Expected UTF-8 text: the file is binary or damaged. Name another, or write it anew."
         )
     try:
         return data.decode("utf-8-sig")
