@@ -104,21 +104,21 @@ def weight(module: Recurrent | RecurrentCell, name: str) -> Tensor:
 
 
 def weights(module: Recurrent | RecurrentCell) -> None:
-    """Raise for a weight that is not what the module's sizes say, or unlike the first in type or device."""
+    """Raise for a weight that is not what the module's sizes say, or unlike those before it in type or device."""
     kind, first = type(module).__name__, None
     for name, shape in module._parameter_shapes().items():
         found: Any = weight(module, name)
         if not isinstance(found, Tensor):
             raise TypeError(
-                f"{kind}: {name} must be a Tensor {shape}, got {type(found).__name__}: a module without biases is made by "
-                "bias=False"
+                f"{kind}: {name} must be a Tensor {shape}, got {type(found).__name__}: bias=False makes a module "
+                "without biases"
             )
         if first is None:
             first = found
         if found.shape != shape:
             raise ArgumentError(
-                f"{kind}: {name} must be {shape}, got {shape_of(found)}: what decides the shapes is "
-                f"given when a module is made, so make a new one; this one is {module}"
+                f"{kind}: {name} must be {shape}, got {shape_of(found)}: what decides the shapes is given when a "
+                f"module is made, so make a new one; this one is {module}"
             )
         if found.dtype != first.dtype or found.device != first.device:
             on_meta = "meta" in (found.device.type, first.device.type)
@@ -126,8 +126,8 @@ def weights(module: Recurrent | RecurrentCell) -> None:
                 "load every weight, or use to_empty(device='cpu')" if on_meta else "to(…) moves and casts all of them"
             )
             raise ArgumentError(
-                f"{kind}: {name} must be {first.dtype} on {first.device} as the weights before it, got {found.dtype} on "
-                f"{found.device}: {repair}"
+                f"{kind}: {name} must be {first.dtype} on {first.device} as the weights before it, got "
+                f"{found.dtype} on {found.device}: {repair}"
             )
 
 

@@ -72,8 +72,8 @@ class Clock:
         else:
             raise UsageError(
                 f"{self.table.where(1)}, column {self.column!r}: {stamps[0]!r} is no time stamp that is understood "
-                f"(such as 2016-07-01, 2016-07-01 13:00:00 or 2016-07-01T13:00+02:00). Say how it is written: --time-format "
-                f"'%d/%m/%Y %H:%M'."
+                f"(such as 2016-07-01, 2016-07-01 13:00:00 or 2016-07-01T13:00+02:00). Say how it is written: "
+                f"--time-format '%d/%m/%Y %H:%M'."
             )
         wrong = found.is_null().to_numpy()
         if wrong.any():
