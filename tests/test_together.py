@@ -138,6 +138,7 @@ def refusals(d: Drawn) -> list[Refusal]:
         Refusal(("'aten'", "activation="), d.backend == "aten" and o.get("activation", "tanh") != "tanh"),
         Refusal(("'aten'", "cell_clip="), d.backend == "aten" and "cell_clip" in o),
         Refusal(("lengths", "mask"), "lengths" in s and "mask" in s),
+        Refusal(("reset_to='initial'", "no reset="), s.get("reset_to") == "initial" and "reset" not in s),
         *(Refusal((name, own), bool(own)) for name in there),
         Refusal(("lengths", "unbatched"), "lengths" in s and d.form == "unbatched"),
         Refusal(("'cpu'", f"'{d.cell}'"), d.backend == "cpu" and d.cell in NO_KERNEL),

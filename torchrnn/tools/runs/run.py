@@ -209,7 +209,9 @@ def _work(
         if not training.finished:
             try:
                 _fit(training, console, deadline)
-            except KeyboardInterrupt as error:
+            except (KeyboardInterrupt, RuntimeError) as error:
+                if not together.left_alone(error):
+                    raise
                 raise (AlreadyTold(Stopped.code) if share.rank else _stopped(request, training)) from error
         return "" if share.rank else _finish(request, training)
 

@@ -197,12 +197,25 @@ def _lives(number: int) -> bool:
     return True
 
 
+_ALONE = threading.Event()  # who started this process is gone
+
+
+def left_alone(error: BaseException) -> bool:
+    """Whether this is what a process meets whose starter was ended: Ctrl-C, or another process that left first."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    return (
+        isinstance(error, RuntimeError) and is_broken(error) and bool(os.environ.get(SUPERVISED)) and _ALONE.wait(0.5)
+    )
+
+
 def _end_with_the_supervisor(main: threading.Thread) -> None:
     """Who started this process holds the other end of its input open for as long as it lives."""
     import _thread
 
     while os.read(0, 4096):
         pass
+    _ALONE.set()
     _thread.interrupt_main()  # as Ctrl-C does: what is begun is brought to its end
-    main.join(timeout=2)
+    main.join(timeout=20)  # on a busy machine the picture of the loss takes seconds
     os._exit(1)
