@@ -286,3 +286,15 @@ static void layer_backward(const Layer<typename V::type, Stored>& layer) {
     });
   }
 }
+
+// The gradients of the weights alone, from rows that come from many calls; see kernels.h.
+template <class Cell, class V>
+static void weights_backward(const Layer<typename V::type>& layer, const typename V::type** x, const typename V::type** h,
+                             const typename V::type** da) {
+  const Shape& s = layer.shape;
+  const Direction<typename V::type>& d = layer.direction[0];
+  WeightGradients<Cell, V> gradients{s, d, s.B, s.H, s.H, x, h, da};
+  int64_t parts = row_chunks<V>(s, 1, layer.parallel, s.B * Cell::gates * s.H * (s.I + s.H));
+  in_parallel(layer.parallel, parts, [&](int64_t part) { gradients.part(part, parts); });
+  if (layer.profile) lap(*layer.profile, WEIGHT_GRADIENTS);
+}

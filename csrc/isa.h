@@ -61,11 +61,17 @@ static auto layer(const Layer<T>& call) {
   return layer_with<Cell, T, task, Vec<T, lanes>>(call);
 }
 
+template <class Cell, class T>
+static void weights(const Layer<T>& call, const T** x, const T** h, const T** da) {
+  weights_backward<Cell, Vec<T, TORCHRNN_VECTOR_BYTES / sizeof(T)>>(call, x, h, da);
+}
+
 template <class Cell>
 static constexpr CellKernels kernels_of(const char* name) {
   return {name, Cell::gates, Cell::states, Cell::saved, Cell::open::saved, Cell::columns,
           layer<Cell, float, forward>, layer<Cell, float, backward>, layer<Cell, double, forward>, layer<Cell, double, backward>,
-          layer<Cell, float, pack>, layer<Cell, double, pack>, Cell::kept, Cell::open::kept};
+          layer<Cell, float, pack>, layer<Cell, double, pack>, weights<Cell, float>, weights<Cell, double>,
+          Cell::kept, Cell::open::kept};
 }
 
 #define TORCHRNN_ROW(cell) kernels_of<cell>(#cell),

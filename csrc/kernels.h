@@ -5,8 +5,9 @@
 
 namespace torchrnn {
 
-// One cell: its constants, and for both number types its layer forward and backward, and the packing of weights for many
-// steps, which gives their size and packs where there is a place.
+// One cell: its constants, and for both number types its layer forward and backward, the packing of weights for many
+// steps, which gives their size and packs where there is a place, and the gradients of the weights from rows of many
+// calls: inputs, previous outputs and gradients of the pre-activations, as many as the layer has rows.
 struct CellKernels {
   const char* name;
   int gates, states, saved, saved_open, columns;  // saved_open: with options
@@ -16,6 +17,8 @@ struct CellKernels {
   void (*backward_double)(const Layer<double>&);
   int64_t (*pack_float)(const Layer<float>&);
   int64_t (*pack_double)(const Layer<double>&);
+  void (*weights_float)(const Layer<float>&, const float** x, const float** h, const float** da);
+  void (*weights_double)(const Layer<double>&, const double** x, const double** h, const double** da);
   const char *kept, *kept_open;  // names of what is saved
 };
 

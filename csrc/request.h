@@ -19,6 +19,12 @@ inline void backward(const CellKernels& c, const Layer<float>& l) { c.backward_f
 inline void backward(const CellKernels& c, const Layer<double>& l) { c.backward_double(l); }
 inline int64_t pack(const CellKernels& c, const Layer<float>& l) { return c.pack_float(l); }
 inline int64_t pack(const CellKernels& c, const Layer<double>& l) { return c.pack_double(l); }
+inline void weights(const CellKernels& c, const Layer<float>& l, const float** x, const float** h, const float** da) {
+  c.weights_float(l, x, h, da);
+}
+inline void weights(const CellKernels& c, const Layer<double>& l, const double** x, const double** h, const double** da) {
+  c.weights_double(l, x, h, da);
+}
 
 inline const CellKernels& numbered(int64_t number) {
   STD_TORCH_CHECK(number >= 0 && number < kernels().count, "torchrnn has no cell of the number ", number);

@@ -88,7 +88,7 @@ static void forward_step(const Step& given, StableIValue* stack) {
   for (int i = 0; i < 3; i++) results[i].leave(stack[i]);
 }
 
-// Gradients in the order x, h, c, w_ih, w_hh, b_ih, b_hh, where the bit of `needs` is set.
+// Gradients in the order x, h, c, w_ih, w_hh, b_ih, b_hh, and of the pre-activations, where the bit of `needs` is set.
 template <class T>
 static void backward_step(const Step& given, StableIValue* stack) {
   Tensor kept = dense(to<Tensor>(stack[Step::COUNT]));
@@ -109,7 +109,7 @@ static void backward_step(const Step& given, StableIValue* stack) {
     ends[k] = dense(*given_ends[k]);
     d.dfinal[k] = ends[k]->const_data_ptr<T>();
   }
-  Result results[7];
+  Result results[8];
   auto wanted = [&](int i, std::initializer_list<int64_t> sizes) {
     return needs >> i & 1 ? results[i].make<T>(given.x, sizes) : nullptr;
   };
@@ -118,10 +118,44 @@ static void backward_step(const Step& given, StableIValue* stack) {
   d.dw_ih = wanted(3, {GH, I});
   d.dw_hh = wanted(4, {GH, H});
   if (given.bias) d.db_ih = wanted(5, {GH}), d.db_hh = wanted(6, {GH});
-  std::vector<T> scratch((size_t)(B * given.cell.columns * H));
-  d.da = scratch.data();
+  d.da = wanted(7, {B, given.cell.columns * H});
+  std::vector<T> scratch(d.da ? 0 : (size_t)(B * given.cell.columns * H));
+  if (!d.da) d.da = scratch.data();
   backward(given.cell, layer);
-  for (int i = 0; i < 7; i++) results[i].leave(stack[i]);
+  for (int i = 0; i < 8; i++) results[i].leave(stack[i]);
+}
+
+// The gradients of the weights, summed over the steps of a loop: of each x (B, I), h (B, H), and what its backward gave
+// of the pre-activations. In the order w_ih, w_hh, b_ih, b_hh, where the bit of `needs` is set.
+template <class T>
+static void backward_loop(const CellKernels& cell, const Tensors (&given)[3], int64_t needs, StableIValue* stack) {
+  const Tensors &xs = given[0], &hs = given[1], &das = given[2];
+  int64_t I = xs[0].size(-1), H = hs[0].size(-1), GH = cell.gates * H, rows = 0;
+  for (const Tensor& x : xs) rows += x.size(0);
+  std::vector<const T*> at[3];
+  for (auto& pointers : at) pointers.reserve((size_t)rows);
+  for (size_t t = 0; t < xs.size(); t++) {
+    int64_t B = xs[t].size(0);
+    expect(xs[t], {B, I}, "an input of the loop");
+    expect(hs[t], {B, H}, "a state of the loop");
+    expect(das[t], {B, cell.columns * H}, "a gradient of the loop's pre-activations");
+    for (int k = 0; k < 3; k++)
+      for (int64_t r = 0; r < B; r++) at[k].push_back(given[k][t].const_data_ptr<T>() + r * given[k][t].stride(0));
+  }
+  Layer<T> layer{};
+  layer.shape = {1, rows, I, H, 0, nullptr, nullptr};
+  layer.directions = 1;
+  layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
+  layer.profile = profile();
+  Result results[4];
+  auto wanted = [&](int i, std::initializer_list<int64_t> sizes) {
+    return needs >> i & 1 ? results[i].make<T>(xs[0], sizes) : nullptr;
+  };
+  Direction<T>& d = layer.direction[0];
+  d.dw_ih = wanted(0, {GH, I}), d.dw_hh = wanted(1, {GH, H});
+  d.db_ih = wanted(2, {GH}), d.db_hh = wanted(3, {GH});
+  weights(cell, layer, at[0].data(), at[1].data(), at[2].data());
+  for (int i = 0; i < 4; i++) results[i].leave(stack[i]);
 }
 
 // The weights, packed for many steps.
@@ -176,10 +210,11 @@ static void pack_step(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = torch::stable::detail::from(f(given));
 }
 
-// A cell's number of states, and how many numbers a step keeps for each unit: the fake kernels ask.
-static std::tuple<int64_t, int64_t> numbers(int64_t number) {
+// Of a cell: states, numbers that a step keeps for each unit, gates, and columns of the gradients of the pre-activations.
+// The fake kernels ask.
+static std::tuple<int64_t, int64_t, int64_t, int64_t> numbers(int64_t number) {
   const CellKernels& cell = numbered(number);
-  return {cell.states, cell.saved + cell.states};
+  return {cell.states, cell.saved + cell.states, cell.gates, cell.columns};
 }
 
 static void step(StableIValue* stack, uint64_t, uint64_t) {
@@ -192,17 +227,31 @@ static void step_backward(StableIValue* stack, uint64_t, uint64_t) {
   given.is_double ? backward_step<double>(given, stack) : backward_step<float>(given, stack);
 }
 
+
+static void loop_backward(StableIValue* stack, uint64_t, uint64_t) {
+  const CellKernels& cell = numbered(to<int64_t>(stack[0]));
+  Tensors given[3];
+  for (int k = 0; k < 3; k++)
+    for (Tensor& t : to<Tensors>(stack[1 + k])) given[k].push_back(k ? dense(t) : dense_rows(t));
+  STD_TORCH_CHECK(!given[0].empty() && given[0].size() == given[1].size() && given[0].size() == given[2].size(),
+                  "a loop must have as many inputs as states and gradients, and one of each, got ", given[0].size(), ", ",
+                  given[1].size(), " and ", given[2].size());
+  auto f = given[0][0].scalar_type() == ScalarType::Double ? backward_loop<double> : backward_loop<float>;
+  f(cell, given, to<int64_t>(stack[4]), stack);
+}
+
 }  // namespace torchrnn
 
 STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
-  m.def("numbers(int cell) -> (int, int)");
+  m.def("numbers(int cell) -> (int, int, int, int)");
   m.def(
       "step(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias, "
       "bool training) -> (Tensor, Tensor, Tensor)");
   m.def(
       "step_backward(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, "
       "bool bias, Tensor kept, Tensor? dh, Tensor? dc, int needs) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("loop_backward(int cell, Tensor[] x, Tensor[] h, Tensor[] da, int needs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "pack(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias) "
       "-> Tensor");
@@ -214,6 +263,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numb
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("step", &torchrnn::step);
   m.impl("step_backward", &torchrnn::step_backward);
+  m.impl("loop_backward", &torchrnn::loop_backward);
   m.impl("pack", &torchrnn::pack_step);
   m.impl("packed_step", &torchrnn::packed_step);
 }

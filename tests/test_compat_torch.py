@@ -107,6 +107,13 @@ def test_flops_of_steps_lengths_and_graphs() -> None:
     ours = count(cell, row)
     with torchrnn.use("reference"):
         assert ours == count(cell, row)
+
+    def loop(row: torch.Tensor) -> Any:
+        return cell(row, cell(row, cell(row)))
+
+    ours = count(loop, row)
+    with torchrnn.use("reference"):
+        assert ours == count(loop, row)
     assert count(torch.export.export(layer, (x,)).module(), x) == dense
 
 

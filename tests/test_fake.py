@@ -23,6 +23,7 @@ FORMS = {
     "no bias": {"bias": False, "bidirectional": True},
     "lengths": {"bidirectional": True},
     "one step": {},
+    "loop": {},
     "projection": {"proj_size": 3, "bidirectional": True},
     "projection, no bias": {"proj_size": 3, "bias": False},
 }
@@ -32,6 +33,7 @@ CALLS = [(k, f) for k in KINDS for f in FORMS if k == "LSTM" or "projection" not
 if _extension.missing() is None:
     FORWARD = {torch.ops.torchrnn.stack.default, torch.ops.torchrnn.step.default}
     BACKWARD = {torch.ops.torchrnn.stack_backward.default, torch.ops.torchrnn.step_backward.default}
+    LOOP = {torch.ops.torchrnn.loop_backward.default}
 
 
 class Recorder(TorchDispatchMode):
@@ -43,14 +45,14 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in FORWARD | BACKWARD:
+        if func in FORWARD | BACKWARD | LOOP:
             self.calls.append((func, tree_map_only(torch.Tensor, torch.Tensor.detach, args), list(result)))
         return result
 
 
 def calls(kind: str, form: str, dtype: torch.dtype = torch.float32) -> list[tuple[Any, Any, list[torch.Tensor]]]:
     """What a training step, one for the weights alone and an inference of a layer ask of our operators."""
-    if form == "one step":
+    if form in ("one step", "loop"):
         module, x = getattr(torchrnn, kind + "Cell")(4, 5, dtype=dtype), torch.randn(2, 4, dtype=dtype)
     else:
         module = getattr(torchrnn, kind)(4, 5, dtype=dtype, **FORMS[form])
@@ -59,12 +61,14 @@ def calls(kind: str, form: str, dtype: torch.dtype = torch.float32) -> list[tupl
     with torchrnn.use("cpu"), Recorder() as recorder:
         for needed in (True, False):
             result = module(x.requires_grad_(needed), **options)
+            if form == "loop":
+                result = module(x, module(x, result))
             result = result if isinstance(result, tuple) else (result,)
             result[0].sum().backward()
         with torch.no_grad():
             module(x, **options)
     called = {f for f, _, _ in recorder.calls}
-    assert len(called) == 2
+    assert len(called) == (3 if form == "loop" else 2)
     assert called & FORWARD
     assert called & BACKWARD
     return recorder.calls
@@ -85,7 +89,9 @@ def test_fake_tensors(kind: str, form: str, dtype: torch.dtype) -> None:
         assert all(t is None or t.device.type == "cpu" for t in found)
 
 
-@pytest.mark.parametrize(("kind", "form"), [("LSTM", f) for f in FORMS] + [("GRU", "lengths"), ("RNN", "one step")])
+@pytest.mark.parametrize(
+    ("kind", "form"), [("LSTM", f) for f in FORMS] + [("GRU", "lengths"), ("RNN", "one step"), ("GRU", "loop")]
+)
 def test_torch_s_own_checks(kind: str, form: str) -> None:
     for operator, arguments, _ in calls(kind, form):
         # with lengths nobody writes, nor reads, what is kept of steps that do not count, and this check compares all

@@ -193,7 +193,7 @@ def step(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The new states, and in training what backward needs."""
     _on_one_device(x, h, c, w_ih, w_hh, b_ih, b_hh)
-    states, kept = torch.ops.torchrnn.numbers(cell)
+    states, kept, _, _ = torch.ops.torchrnn.numbers(cell)
     return (
         x.new_empty(h.shape),
         x.new_empty(c.shape) if states == 2 else None,
@@ -217,7 +217,19 @@ def step_backward(
     dc: Tensor | None,
     needs: int,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, h, c and the weights, where the bit of ``needs`` is set and there is such a thing."""
+    """Gradients of x, h, c, weights and pre-activations, where the bit of ``needs`` is set and there is such a one."""
     inputs = (x, h, c, w_ih, w_hh, b_ih, b_hh)
-    there = (True, True, torch.ops.torchrnn.numbers(cell)[0] == 2, True, True, bias, bias)
-    return tuple(x.new_empty(t.shape) if there[i] and needs >> i & 1 else None for i, t in enumerate(inputs))
+    states, _, _, columns = torch.ops.torchrnn.numbers(cell)
+    there = (True, True, states == 2, True, True, bias, bias)
+    found = [x.new_empty(t.shape) if there[i] and needs >> i & 1 else None for i, t in enumerate(inputs)]
+    return (*found, x.new_empty((x.size(0), columns * h.size(1))) if needs >> 7 & 1 else None)
+
+
+@torch.library.register_fake("torchrnn::loop_backward")
+def loop_backward(
+    cell: int, x: list[Tensor], h: list[Tensor], da: list[Tensor], needs: int
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the weights, where the bit of ``needs`` is set."""
+    gates, H = torch.ops.torchrnn.numbers(cell)[2], h[0].size(1)
+    shapes = ((gates * H, x[0].size(1)), (gates * H, H), (gates * H,), (gates * H,))
+    return tuple(x[0].new_empty(shape) if needs >> i & 1 else None for i, shape in enumerate(shapes))

@@ -99,3 +99,10 @@ def _step(cell: int, x: Any, h: Any, c: Any, w_ih: Any, w_hh: Any, *_: Any, **__
 def _step_backward(cell: int, x: Any, h: Any, c: Any, w_ih: Any, w_hh: Any, *rest: Any, **_: Any) -> int:
     x_too, h_too, _, w_ih_too, w_hh_too = (rest[-1] >> i & 1 for i in range(5))
     return 2 * x.size(0) * ((x_too + w_ih_too) * w_ih.numel() + (h_too + w_hh_too) * w_hh.numel())
+
+
+@register_flop_formula(_ops.loop_backward, get_raw=True)
+def _loop_backward(cell: int, x: Any, h: Any, da: Any, needs: int, **_: Any) -> int:
+    GH = _ops.numbers(cell)[2] * h[0].size(1)
+    columns = (needs & 1) * x[0].size(1) + (needs >> 1 & 1) * h[0].size(1)
+    return 2 * GH * columns * sum(t.size(0) for t in x)
