@@ -218,6 +218,13 @@ struct WeightGradients {
 
 #include "samples.h"
 
+// Part i of `of` of the gradients of the weights: of few steps as those of one sample, to the bit the same.
+template <class Cell, class V, class Stored>
+static void weight_gradients(const WeightGradients<Cell, V, Stored>& all, int64_t i, int64_t of) {
+  if (of == 1 && all.N <= SampleGradients<Cell, V, Stored>::Product::STEPS && !all.d.w_hr) sample_gradients(all, 1, 0, 1);
+  else all.part(i, of);
+}
+
 template <class Cell, class V, class Stored = typename V::type>
 static void layer_backward(const Layer<typename V::type, Stored>& layer) {
   using T = typename V::type;
@@ -265,7 +272,7 @@ static void layer_backward(const Layer<typename V::type, Stored>& layer) {
     gradients.fill();
     in_parallel(layer.parallel, parts, [&](int64_t part) {
       if (layer.samples) sample_gradients(gradients, layer.samples, part, parts);
-      else gradients.part(part, parts);
+      else weight_gradients(gradients, part, parts);
       if (d.w_hr && d.dw_hr && !layer.samples) {
         int64_t begin = s.P * part / parts, end = s.P * (part + 1) / parts;
         Transposed<V, Stored> product{H, begin, end};
@@ -295,6 +302,6 @@ static void weights_backward(const Layer<typename V::type>& layer, const typenam
   const Direction<typename V::type>& d = layer.direction[0];
   WeightGradients<Cell, V> gradients{s, d, s.B, s.H, s.H, x, h, da};
   int64_t parts = row_chunks<V>(s, 1, layer.parallel, s.B * Cell::gates * s.H * (s.I + s.H));
-  in_parallel(layer.parallel, parts, [&](int64_t part) { gradients.part(part, parts); });
+  in_parallel(layer.parallel, parts, [&](int64_t part) { weight_gradients(gradients, part, parts); });
   if (layer.profile) lap(*layer.profile, WEIGHT_GRADIENTS);
 }
