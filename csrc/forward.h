@@ -203,7 +203,7 @@ static void layer_forward(const Layer<typename V::type, Stored>& layer) {
   Profile* profile = layer.profile;
   if (profile) begin(*profile);
   if constexpr (!narrow)
-    if (s.T == 1 && s.B <= 12 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
+    if (s.T == 1 && s.B <= 4 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
       for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
       if (profile) lap(*profile, SWEEP_FORWARD);
       return;

@@ -56,7 +56,7 @@ def test_one_feature_and_few_steps(kind: str, P: int) -> None:
     for I in (1, 2):
         for H in (2, 4, 8, 11, 16, 17, 33, 64):
             layer = getattr(torchrnn, kind)(I, H, bidirectional=True, **options)
-            for T, B in ((1, 1), (1, 3), (1, 13), (2, 1), (2, 3), (5, 3)):
+            for T, B in ((1, 1), (1, 4), (1, 5), (1, 13), (2, 1), (2, 3), (5, 3)):
                 x = torch.randn(T, B, I, dtype=torch.float64)
                 got = gradients(layer, x)
                 with torchrnn.use("reference"):
@@ -77,6 +77,8 @@ def test_bits_do_not_depend_on_threads(kind: str, dtype: torch.dtype) -> None:
             found.append(gradients(layer, x))
             lengths = gradients(layer, x, lengths=[40, 3, 17, 40, 1, 22, 9, 9, 30])
             found[-1] |= {f"{n} with lengths": t for n, t in lengths.items()}
+            few = gradients(layer, x[:4])  # steps that one packing holds
+            found[-1] |= {f"{n} of few": t for n, t in few.items()}
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
