@@ -7,6 +7,7 @@ import pytest
 import torch
 from fused import needs_kernels
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchrnn
 from torchrnn import call, layer, step
@@ -175,3 +176,23 @@ def test_a_weight_without_values_gives_no_numbers() -> None:
     for given in ({"lengths": [4, 2]}, {"return_all": True}, {"mask": torch.rand(4, 2) < 0.5}):
         with pytest.raises(RuntimeError, match="one device"):
             module(x, **given)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_zeros_that_are_kept_are_no_one_else_s(kind: Any) -> None:
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    small, large = (kind(3, H, dtype=torch.float64) for H in (5, 6))
+    expected = [module(x)[0].detach() for module in (small, large)]
+    for around in (torch.inference_mode, torch.no_grad):
+        with around():
+            results = [module(x) for _ in range(3) for module in (small, large)]
+            for (output, finals), wanted in zip(results, expected * 3, strict=True):
+                torch.testing.assert_close(output, wanted, rtol=0, atol=1e-14)
+                for final in _flat(finals):
+                    final.fill_(7.0)  # what is kept is nothing that anybody was given
+    kept = [t for zeros in quick._ZEROS.values() for t in zeros]
+    assert kept and not any(t.any() or t.is_inference() or t.requires_grad for t in kept)
+    small(x)[0].sum().backward()
+    with FakeTensorMode(), torch.no_grad():
+        assert type(kind(3, 7)(torch.randn(4, 2, 3))[0]) is not Tensor
+    assert all(type(t) is Tensor for zeros in quick._ZEROS.values() for t in zeros)

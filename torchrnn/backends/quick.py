@@ -63,6 +63,27 @@ def one_step(module: RecurrentCell, x: Tensor, hx: Any) -> Any:
     return h if states == 1 else (h, c)
 
 
+_ZEROS: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+
+def _zeros(module: Recurrent, LD: int, x: Tensor) -> tuple[Tensor, ...]:
+    """Initial states of zeros; without gradients small ones are kept, since to make them takes a sixth of a small call.
+
+    What is kept is never handed to autograd, whose hooks may do with saved tensors what they like.
+    """
+    B = x.size(1)
+    if torch.is_grad_enabled():
+        return module._zeros((LD, B), x)
+    key = LD, B, module.hidden_size, module.proj_size, len(module.cell.states), x.dtype
+    found = _ZEROS.get(key)
+    if found is None:
+        with torch.inference_mode(False):
+            found = module._zeros((LD, B), x)
+        if found[-1].numel() <= 4096 and len(_ZEROS) < 64 and type(found[0]) is Tensor:
+            _ZEROS[key] = found
+    return found
+
+
 def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
     """The output and the final states as the module gives them, or None: the call is not an ordinary one."""
     if surrounded() or x.is_nested:
@@ -92,7 +113,7 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
     if module.batch_first:
         x = x.transpose(0, 1)
     if hx is None:
-        states = module._zeros((module.num_layers * (2 if module.bidirectional else 1), x.size(1)), x)
+        states = _zeros(module, module.num_layers * (2 if module.bidirectional else 1), x)
     else:
         states = (hx,) if type(hx) is Tensor else hx
         if type(states) is not tuple:
