@@ -129,6 +129,7 @@ def test_mistakes_are_explained(tmp_path, trained):
         ([tmp_path], 2, "is not a run folder"),
         ([trained, "--temperature=-1"], 2, "--temperature must be a number from 0"),
         ([trained, "--temperature=nan"], 2, "--temperature must be a number from 0"),
+        ([trained, "--seed=-1"], 2, "--seed must be from 0"),
         ([trained, "--length=-1"], 2, "--length must be at least 0, got -1"),
     ]:
         result = torchrnn("sample", *arguments)

@@ -76,7 +76,7 @@ def sample(
         from torchrnn.tools.text.sampling import check, generate, load_model
         from torchrnn.tools.text.tokens import Characters
 
-        check(temperature, length)
+        check(temperature, length, seed)
         model, vocabulary = load_model(run)
         torch.set_num_threads(1)  # one character a step is too little work to share
         strange = sorted(set(prompt) - set(vocabulary.characters)) if isinstance(vocabulary, Characters) else []

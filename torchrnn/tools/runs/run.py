@@ -265,7 +265,7 @@ def _conclusion(request: Request, training: Any) -> list[str]:
     record, folder, measures = training.record, training.folder, training.job.measures
     best = record.best_row(measures[0])
     if record.step >= training.total_steps:
-        end = "all steps are done"
+        end = f"all {'steps' if training.settings.steps == training.total_steps else 'epochs'} are done"
     elif training.finished:
         end = f"no better one since, for {record.stale} validations"
     else:

@@ -45,7 +45,7 @@ def generate(
     Temperature 0 takes the likeliest. An empty prompt stands for a line break. Characters that the model does not know
     are read as `<unknown>`; it is never drawn. Of bytes and pieces, text comes as soon as a character is whole.
     """
-    check(temperature, length)
+    check(temperature, length, seed)
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -73,9 +73,11 @@ def draw(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
     return int(torch.multinomial(chances, 1, generator=generator))
 
 
-def check(temperature: float, length: int) -> None:
+def check(temperature: float, length: int, seed: int | None) -> None:
     """Refuse what cannot be drawn."""
     if not 0 <= temperature < math.inf:
         raise UsageError(f"--temperature must be a number from 0 (always the likeliest), got {temperature}.")
     if length < 0:
         raise UsageError(f"--length must be at least 0, got {length}.")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UsageError(f"--seed must be from 0 to below 2^63, got {seed}.")
