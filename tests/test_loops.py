@@ -120,6 +120,34 @@ def test_several_cells_are_several_loops(kind: str, products: list[int]) -> None
     assert sorted(products) == [3, 4]  # the state of the second comes from a step
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_over_one_step(kind: str, first: bool, bias: bool, products: list[int]) -> None:
+    ours, theirs = (getattr(of, kind)(3, 5, bias=bias, batch_first=first, **F64) for of in (torchrnn, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    x, state = torch.randn(7, 2, 3, **F64), torch.randn(1, 2, 5, **F64)
+    results = []
+    for layer in (ours, theirs):
+        leaves = [x.clone().requires_grad_(), state.clone().requires_grad_()]
+        hx: Any = (leaves[1], leaves[1] * 2) if kind == "LSTM" else leaves[1]
+        total = torch.zeros((), **F64)
+        for t in range(len(x)):
+            row = leaves[0][t : t + 1]
+            output, hx = layer(row.transpose(0, 1) if first else row, hx)
+            total = total + (output * (t + 1)).sin().sum()
+            output.mul_(2)  # the user's own; the state is another
+            for s in hx if isinstance(hx, tuple) else (hx,):
+                s.mul_(0.9)
+            total = total + sum((s * (t + 2)).cos().sum() for s in (hx if isinstance(hx, tuple) else (hx,)))
+        wanted = [*leaves, *layer.parameters()]
+        results.append([total, *torch.autograd.grad(total, wanted, retain_graph=True)])
+        once = torch.autograd.grad(total, wanted, create_graph=True)
+        results[-1] += [*once, *torch.autograd.grad(torch.stack([g.square().sum() for g in once]).sum(), wanted)]
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+    assert products == [6, 6]  # the second is of the second derivatives; with create_graph the reference gives them
+
+
 def test_each_backward_pass_counts_its_own() -> None:
     cell, _ = _pair("LSTM", **F64)
     x, state = _leaves("LSTM", 5, 2, torch.float64)

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from torchrnn.activation import ACTIVATIONS, PLAIN
-from torchrnn.backends import step, traced
+from torchrnn.backends import loop, step, traced
 from torchrnn.backends.operators import (
     COMPUTED_IN,
     NUMBERS,
-    batched,
+    again,
     missing,
     operators,
     reference_gradients,
@@ -240,11 +239,7 @@ class _Stack(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         cell, flags, options, _, one_step = ctx.form
         S = len(cell.states)
-        if (
-            torch.is_grad_enabled()
-            or forward_ad._current_level >= 0
-            or any(batched(g) for g in gradients if g is not None)
-        ):
+        if again(*gradients):
             call = _call_again(ctx.form, ctx.numbers, x, tensors)
             return (None, None, *reference_gradients(call, (x, *tensors), needs, gradients))
         dy, dfinal = (None, gradients) if one_step else (gradients[0], gradients[1 : 1 + S])
@@ -269,3 +264,4 @@ def _call_again(form: Any, numbers: Tensor | None, x: Tensor, tensors: Sequence[
 
 # Function.apply would first look for a torch.func transform, which `refuses` has done
 _apply = super(torch.autograd.Function, _Stack).apply  # pyright: ignore[reportAttributeAccessIssue]
+loop.BEGIN.add(_Stack._backward_cls)

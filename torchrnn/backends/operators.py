@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchrnn import _extension
 from torchrnn.backends import reference
@@ -78,9 +79,14 @@ _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _legacy_batched, _wrapped = _functorch.is_legacy_batchedtensor, _functorch.is_functorch_wrapped_tensor
 
 
-def batched(gradient: Tensor) -> bool:
-    """Whether a gradient stands for many: autograd.grad was asked for ``is_grads_batched``, or runs inside vmap."""
-    return _legacy_batched(gradient) or _wrapped(gradient)
+def again(*gradients: Tensor | None) -> bool:
+    """Whether a backward is to be differentiated again, or its gradients stand for many: the reference does both."""
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+        return True
+    for g in gradients:  # noqa: SIM110 (asked at each step of a loop)
+        if g is not None and (_legacy_batched(g) or _wrapped(g)):
+            return True
+    return False
 
 
 def reference_gradients(
@@ -91,7 +97,9 @@ def reference_gradients(
     ``inputs`` are x, states and weights, which ``call`` is given.
     """
     again = torch.is_grad_enabled()
-    if not again:
+    if again:  # an input may come from another, or from a weight: what is asked for is this call's part alone
+        inputs = tuple(t.view_as(t) for t in inputs)
+    else:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
     S = len(call.cell.states)
     with torch.enable_grad():
@@ -104,3 +112,18 @@ def reference_gradients(
     given = [g for _, g in outputs]
     found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
+
+
+def reference_step(
+    cell: Cell, bias: bool, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of x, h, c, w_ih, w_hh, b_ih, b_hh of a step, by differentiating the reference.
+
+    What stands in the place of what is not there has none.
+    """
+    S = len(cell.states)
+    real = [*range(1 + S), *range(3, 7 if bias else 5)]
+    call = Call(cell, tensors[0], (), (), bias, one_step=True)
+    found = reference_gradients(call, [tensors[i] for i in real], [needs[i] for i in real], gradients[:S])
+    by_place = dict(zip(real, found, strict=True))
+    return [by_place.get(i) for i in range(7)]

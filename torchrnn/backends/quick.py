@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchrnn import check
 from torchrnn.activation import PLAIN
-from torchrnn.backends import cpu, step
+from torchrnn.backends import cpu, loop, step
 from torchrnn.backends.operators import NUMBERS
 from torchrnn.call import surrounded
 
@@ -121,8 +121,10 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
         for h in states:
             if type(h) is not Tensor or not h.is_cpu:
                 return None
+    one_step = x.size(0) == module.num_layers == 1 and not (flags & cpu.BIDIRECTIONAL or module.proj_size)
     try:
-        y, *finals = cpu.plain_stack(cell, x, states, weights, flags)
+        results = loop.layer(cell, bool(module.bias), x, states, weights) if one_step else None
+        y, *finals = results or cpu.plain_stack(cell, x, states, weights, flags)
     except RuntimeError:
         check.weights(module)
         return None

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from torchrnn.backends.loop import Loop
-from torchrnn.backends.operators import NUMBERS, batched, operators, reference_gradients
+from torchrnn.backends import loop
+from torchrnn.backends.operators import NUMBERS, again, operators, reference_step
 from torchrnn.call import Call
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ def of_two_states(cell: Cell, bias: bool, x: Tensor, h: Tensor, c: Tensor, *weig
     """The new states, the second None if the cell has one: then it takes its only one twice."""
     w_ih, w_hh, b_ih, b_hh = weights
     training = torch.is_grad_enabled()
-    if training and (loop := _loop_of(c, cell, bias, weights)):
-        return _apply_loop_step(loop, x, h, c, loop.token)
+    if training and (found := loop.step(cell, bias, x, h, c, weights)):
+        return found
     if training and (
         x.requires_grad
         or h.requires_grad
@@ -45,23 +44,6 @@ def of_two_states(cell: Cell, bias: bool, x: Tensor, h: Tensor, c: Tensor, *weig
     ):
         return _apply_step(cell, bias, x, h, c, w_ih, w_hh, b_ih, b_hh)
     return operators.step(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, False)[:2]
-
-
-def _loop_of(c: Tensor, cell: Cell, bias: bool, weights: tuple[Tensor, ...]) -> Loop | None:
-    """The loop of a step with the state ``c``; None: the step is the first, or the weights are constant."""
-    before = _step_before(c.grad_fn)
-    if before is None:
-        return None
-    if type(before) is _LOOP_STEP and before.loop.takes(cell, bias, weights):
-        return before.loop
-    return Loop(cell, NUMBERS[cell], bias, weights) if any(w.requires_grad for w in weights) else None
-
-
-def _step_before(node: Any) -> Any:
-    """The step that a state comes from, or None: directly, or by one operation, such as a product with a mask."""
-    if node is None or type(node) in _STEPS:
-        return node
-    return next((before for before, _ in node.next_functions if type(before) in _STEPS), None)
 
 
 def pack(call: Call, states: tuple[Tensor, Tensor], weights: Sequence[Any]) -> Tensor:
@@ -94,57 +76,11 @@ class _Step(torch.autograd.Function):
         dh, dc = gradients
         cell, bias = ctx.form
         needs = ctx.needs_input_grad
-        if _again(dh, dc):
-            return _reference_step(cell, bias, (x, h, c, w_ih, w_hh, b_ih, b_hh), needs, gradients)
+        if again(dh, dc):
+            return (None, None, *reference_step(cell, bias, ctx.saved_tensors[:7], needs[2:], gradients))
         bits = _BITS.get(needs) or _bits(needs)
         found = operators.step_backward(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, kept, dh, dc, bits)
         return (None, None, *found[:7])
-
-
-class _LoopStep(torch.autograd.Function):
-    """A further step of a loop: x, states h and c, and the loop's token -> the new states."""
-
-    @staticmethod
-    def forward(ctx: Any, loop: Loop, x: Tensor, h: Tensor, c: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None]:
-        weights = loop.weights
-        new_h, new_c, kept = operators.step(loop.number, x, h, c, *weights, loop.bias, True)
-        ctx.save_for_backward(x, h, c, *weights, kept)
-        ctx.loop = loop
-        ctx.set_materialize_grads(False)
-        return new_h, new_c
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        dh, dc = gradients
-        x, h, c, w_ih, w_hh, b_ih, b_hh, kept = ctx.saved_tensors
-        _, need_x, need_h, need_c, _ = ctx.needs_input_grad
-        loop = ctx.loop
-        left = loop.left()
-        if _again(dh, dc):
-            needs = (False, False, need_x, need_h, need_c, *(loop.needs if left else (False,) * 4))
-            found = _reference_step(loop.cell, loop.bias, (x, h, c, w_ih, w_hh, b_ih, b_hh), needs, (dh, dc))[2:]
-            if left:
-                left.add(found[3:])
-            return (None, *found[:3], None)
-        bits = need_x + 2 * need_h + 4 * need_c + (128 if left else 0)
-        dx, dh, dc, _, _, _, _, da = operators.step_backward(
-            loop.number, x, h, c, w_ih, w_hh, b_ih, b_hh, loop.bias, kept, dh, dc, bits
-        )
-        if left:
-            left.x.append(x)
-            left.h.append(h)
-            left.da.append(da)
-        return None, dx, dh, dc, None
-
-
-def _again(dh: Tensor | None, dc: Tensor | None) -> bool:
-    """Whether the gradients of a step are to be differentiated again, or stand for many."""
-    return (
-        torch.is_grad_enabled()
-        or forward_ad._current_level >= 0
-        or (dh is not None and batched(dh))
-        or (dc is not None and batched(dc))
-    )
 
 
 _BITS: dict[tuple[bool, ...], int] = {}
@@ -158,18 +94,4 @@ def _bits(needs: tuple[bool, ...]) -> int:
 
 # Function.apply would first look for a torch.func transform, which `refuses` has done
 _apply_step = super(torch.autograd.Function, _Step).apply  # pyright: ignore[reportAttributeAccessIssue]
-_apply_loop_step = super(torch.autograd.Function, _LoopStep).apply  # pyright: ignore[reportAttributeAccessIssue]
-_LOOP_STEP = _LoopStep._backward_cls
-_STEPS = {_Step._backward_cls, _LOOP_STEP}  # the types of what their results call grad_fn
-
-
-def _reference_step(
-    cell: Cell, bias: bool, tensors: Sequence[Tensor], needs: Sequence[bool], gradients: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    """What `_Step.backward` gives, by differentiating the reference."""
-    S = len(cell.states)
-    real = [*range(1 + S), *range(3, 7 if bias else 5)]  # not what stands in the place of what is not there
-    call = Call(cell, tensors[0], (), (), bias, one_step=True)
-    found = reference_gradients(call, [tensors[i] for i in real], [needs[2 + i] for i in real], gradients[:S])
-    by_place = dict(zip(real, found, strict=True))
-    return (None, None, *(by_place.get(i) for i in range(7)))
+loop.BEGIN.add(_Step._backward_cls)
