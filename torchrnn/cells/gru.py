@@ -31,7 +31,7 @@ def gru_reset_before(x: Any, h: Any, s: Any, options: Any) -> Any:
 
 @cell(gates="r z n", states="h s")
 def gru_projected(x: Any, h: Any, s: Any, options: Any) -> Any:
-    """The same as the first on a state of its own: what is projected to the output is no longer what it mixes."""
+    """The first with a projection: s is mixed, and h is what the layer projects of it."""
     r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
     n = options.activation(x.n + r * h.n)
     new = options.clip(n + z * (s.s - n))
@@ -65,12 +65,12 @@ class GRU(Recurrent):
     $$
     \begin{aligned}
     s_t &= (1 - z_t) \odot n_t + z_t \odot s_{t-1} \\
-    h_t &= W_{hr} s_t
+    h_t &= W_{\mathrm{proj}} s_t
     \end{aligned}
     $$
 
-    with r, z and n of $h_{t-1}$ as above; ``cell_clip`` then clips $s_t$. ``hx`` and the final state are tuples (h, s).
-    It does not go together with ``reset_after=False``.
+    with r, z and n of $h_{t-1}$ as above, and ``weight_hr`` (P, H) for $W_{\mathrm{proj}}$; ``cell_clip`` then clips
+    $s_t$. ``hx`` and the final state are tuples (h, s). It does not go together with ``reset_after=False``.
 
     Other arguments and parameters: see [`Recurrent`][torchrnn.Recurrent]; G = 3 gates in the order r z n.
 
