@@ -323,13 +323,14 @@ def test_a_gru_with_projection() -> None:
 
 
 def test_a_projection_of_everything_is_a_gru() -> None:
-    """Where W_hr is the identity in P of H units, and the others are zero from the start, h is what a GRU has."""
+    """Where weight_hr takes the first P of the H units as they are, h is what a GRU of P units has."""
     H, P = 6, 4
     projected, plain = torchrnn.GRU(3, H, proj_size=P, dtype=torch.float64), torchrnn.GRU(3, P, dtype=torch.float64)
+    wide = dict(projected.named_parameters())
     with torch.no_grad():
-        projected.weight_hr_l0.copy_(torch.eye(P, H))
+        wide["weight_hr_l0"].copy_(torch.eye(P, H))
         for name, p in plain.named_parameters():
-            getattr(projected, name).unflatten(0, (3, H))[:, :P].copy_(p.unflatten(0, (3, P)))
+            wide[name].unflatten(0, (3, H))[:, :P].copy_(p.unflatten(0, (3, P)))
     x, h = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(1, 2, P, dtype=torch.float64)
     output, (final, s) = projected(x, (h, torch.cat((h, torch.randn(1, 2, H - P, dtype=torch.float64)), -1)))
     expected, state = plain(x, h)
