@@ -22,15 +22,17 @@ LAYERS: dict[str, Any] = {
     "lstm_projected": lambda *a, **k: torchrnn.LSTM(*a, **{"proj_size": 2, **k}),
     "gru": torchrnn.GRU,
     "gru_reset_before": lambda *a, **k: torchrnn.GRU(*a, reset_after=False, **k),
+    "gru_projected": lambda *a, **k: torchrnn.GRU(*a, **{"proj_size": 2, **k}),
     "coupled_lstm": CoupledLSTM,
 }
 NO_KERNEL = ("coupled_lstm", "gru_reset_before")  # a user's own cell, and a product within the step
+NOT_IN_TORCH = (*NO_KERNEL, "gru_projected")
 #: every cell on every backend that has it
 EVERY = [
     pytest.param(name, backend, marks=CPU.marks if backend == "cpu" else (), id=f"{name} {backend}")
     for name in LAYERS
     for backend in ("cpu", "aten", "reference")
-    if name not in NO_KERNEL or backend == "reference"
+    if backend == "reference" or name not in (NOT_IN_TORCH if backend == "aten" else NO_KERNEL)
 ]
 everywhere = pytest.mark.parametrize(("name", "backend"), EVERY)
 

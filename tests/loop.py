@@ -44,6 +44,14 @@ def gru_reset_before(x: list[Tensor], h: Any, s: tuple[Tensor, ...], phi: Any, c
     return (clip((1 - z) * n + z * s[0]),), (r, z, n)
 
 
+def gru_projected(x: list[Tensor], h: list[Tensor], s: tuple[Tensor, ...], phi: Any, clip: Any) -> Step:
+    r = torch.sigmoid(x[0] + h[0])
+    z = torch.sigmoid(x[1] + h[1])
+    n = phi(x[2] + r * h[2])
+    new = clip((1 - z) * n + z * s[1])
+    return (new, new), (r, z, n)
+
+
 def coupled_lstm(x: list[Tensor], h: list[Tensor], s: tuple[Tensor, ...], phi: Any, clip: Any) -> Step:
     i = torch.sigmoid(x[0] + h[0])
     g = torch.tanh(x[1] + h[1])
@@ -58,6 +66,7 @@ EQUATIONS: dict[str, Callable[..., Step]] = {
     "lstm": lstm,
     "gru": gru,
     "gru_reset_before": gru_reset_before,
+    "gru_projected": gru_projected,
     "coupled_lstm": coupled_lstm,
 }
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

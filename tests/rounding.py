@@ -62,6 +62,9 @@ def step(kind: str, x: Tensor, h: Tensor, carried: tuple[Tensor, ...]) -> tuple[
         return o.sigmoid() * c.tanh(), c
     r, z = (noted(a + b).sigmoid() for a, b in zip(x.split(H, -1)[:2], h.split(H, -1)[:2], strict=True))
     n = (noted(x[..., 2 * H :]) + r * noted(h[..., 2 * H :])).tanh()
+    if len(carried) == 2:  # with projection
+        s = n + z * (carried[1] - n)
+        return s, s
     exact, read = (n + z * (before - n) for before in (carried[0], stored(carried[0])))
     return (read + (exact - read).detach(),)
 

@@ -87,7 +87,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "a projection of the late product": (
         lambda: GRU(3, 5, reset_after=False, proj_size=2),
         ValueError,
-        "proj_size needs a cell that sees its output through weight_hh only; 'gru_reset_before' reads it directly",
+        "proj_size=2 and reset_after=False do not go together: the reset gate has hidden_size (H) numbers",
     ),
     "a reset in words": (
         lambda: GRU(3, 5, reset_after="before"),  # type: ignore[arg-type]
@@ -212,6 +212,7 @@ LEFT: dict[str, tuple[Any, str]] = {
     ),
     "sizes": (lambda: LSTM(3, [5, 4]), "torch.nn's LSTM has no hidden_size=[5, 4]"),
     "projected": (lambda: RNN(3, 5, proj_size=2), "torch.nn's RNN has no proj_size=2"),
+    "a projected GRU": (lambda: GRU(3, 5, proj_size=2), "torch.nn's GRU has no proj_size=2"),
     "lazy": (lambda: GRU(None, 5), "its input size is not known yet: call it once first"),
     "lazy cell": (lambda: torchrnn.GRUCell(None, 5), "its input size is not known yet: call it once first"),
 }

@@ -38,6 +38,7 @@ def test_reads_output() -> None:
         "lstm": False,
         "gru": True,
         "gru_reset_before": True,
+        "gru_projected": False,
         "coupled_lstm": False,
     }
 

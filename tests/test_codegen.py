@@ -20,11 +20,11 @@ import torchrnn.cells  # noqa: F401  (they enter the registry)
 from torchrnn import codegen
 from torchrnn.activation import PLAIN, Options
 from torchrnn.cell import CELLS, Cell
-from torchrnn.cells.gru import gru
+from torchrnn.cells.gru import gru, gru_projected
 from torchrnn.cells.lstm import lstm
 from torchrnn.cells.rnn import rnn_relu, rnn_tanh
 
-OUR_CELLS = [rnn_tanh, rnn_relu, lstm, gru]
+OUR_CELLS = [rnn_tanh, rnn_relu, lstm, gru, gru_projected]
 ALL = {c.name: c for c in [*OUR_CELLS, coupled.coupled_lstm, *ODD.values()]}
 SIMD = Path(codegen.__file__).parent.parent / "csrc" / "simd.h"
 
@@ -258,6 +258,7 @@ FACTS = {  # extra, saved, h_column, reads, backward reads the previous and the 
     rnn_relu: (0, 0, (0,), (0,), (0,), (1,)),
     lstm: (0, 4, (0, 1, 2, 3), (0, 1), (0, 1), (0, 1)),
     gru: (1, 4, (0, 1, 3), (1,), (1,), (0,)),
+    gru_projected: (1, 4, (0, 1, 3), (0, 1), (0, 1), (0, 0)),
     coupled.coupled_lstm: (0, 3, (0, 1, 2), (0, 1), (0, 1), (0, 1)),
     multiplicative: (2, 4, (3, 4, 2), (1,), (1,), (0,)),
     slstm: (0, 4, (0, 1, 2, 3), (0, 1, 1, 1), (0, 1, 1, 1), (1, 1, 1, 1)),
@@ -395,7 +396,7 @@ def test_check_catches_an_edited_a_missing_and_a_strange_header(
     own = {c.name for c in OUR_CELLS}
     assert {f.stem for f in tmp_path.iterdir()} == own | {"all"}
     assert own <= set(CELLS)
-    assert "X(gru) X(lstm) X(rnn_relu) X(rnn_tanh)\n" in (tmp_path / "all.h").read_text()
+    assert "X(gru) X(gru_projected) X(lstm) X(rnn_relu) X(rnn_tanh)\n" in (tmp_path / "all.h").read_text()
     (tmp_path / "lstm.h").write_text((tmp_path / "lstm.h").read_text().replace("sigmoid(pre[1])", "tanh(pre[1])"))
     (tmp_path / "gru.h").unlink()
     (tmp_path / "no_cell.h").write_text("struct no_cell {};\n")

@@ -27,7 +27,7 @@ FORMS = {
     "projection": {"proj_size": 3, "bidirectional": True},
     "projection, no bias": {"proj_size": 3, "bias": False},
 }
-CALLS = [(k, f) for k in KINDS for f in FORMS if k == "LSTM" or "projection" not in f]
+CALLS = [(k, f) for k in KINDS for f in FORMS if k != "RNN" or "projection" not in f]
 
 
 if _extension.missing() is None:

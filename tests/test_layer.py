@@ -289,6 +289,51 @@ def test_autocast_gives_what_torch_gives() -> None:
 
 
 def test_projection_needs_a_cell_that_allows_it() -> None:
-    with pytest.raises(ValueError, match="'gru' reads it directly"):
-        torchrnn.GRU(3, 5, proj_size=2)
+    @torchrnn.cell(gates="f n", states="h")
+    def minimal(x: Any, h: Any, s: Any) -> Any:
+        f = torch.sigmoid(x.f + h.f)
+        return s.h + f * (torch.tanh(x.n + f * h.n) - s.h)
+
+    class Own(torchrnn.GRU):
+        cell = minimal
+
+    for kind in (type("Minimal", (torchrnn.Recurrent,), {"cell": minimal}), Own):
+        with pytest.raises(ValueError, match="'minimal' reads it directly"):
+            kind(3, 5, proj_size=2)
     assert torchrnn.RNN(3, 5, proj_size=2).weight_hr_l0.shape == (2, 5)
+
+
+def test_a_gru_with_projection() -> None:
+    layer, lstm = (kind(3, 5, 2, proj_size=2, bidirectional=True) for kind in (torchrnn.GRU, torchrnn.LSTM))
+    shapes = {n: tuple(p.shape) for n, p in layer.named_parameters()}
+    ratio = {"ih": 4 / 3, "hh": 4 / 3, "hr": 1}
+    found = {n: tuple(p.shape) for n, p in lstm.named_parameters()}
+    assert list(shapes) == list(found)
+    for name, (rows, *columns) in shapes.items():
+        kind = name.split("_")[1]
+        assert found[name] == (2 if kind == "hr" else rows * ratio[kind], *columns)
+    assert repr(layer) == "GRU(3, 5, proj_size=2, num_layers=2, bidirectional=True)"
+    assert layer.cell.states == ("h", "s")
+    assert layer.reset_after is True
+    output, (h, s) = layer(torch.randn(4, 2, 3))
+    assert (output.shape, h.shape, s.shape) == ((4, 2, 4), (4, 2, 2), (4, 2, 5))
+    plain = torchrnn.GRU(3, 5)
+    assert plain.cell is torchrnn.GRU.cell
+    assert "cell" not in vars(plain)
+
+
+def test_a_projection_of_everything_is_a_gru() -> None:
+    """Where weight_hr takes the first P of the H units as they are, h is what a GRU of P units has."""
+    H, P = 6, 4
+    projected, plain = torchrnn.GRU(3, H, proj_size=P, dtype=torch.float64), torchrnn.GRU(3, P, dtype=torch.float64)
+    wide = dict(projected.named_parameters())
+    with torch.no_grad():
+        wide["weight_hr_l0"].copy_(torch.eye(P, H))
+        for name, p in plain.named_parameters():
+            wide[name].unflatten(0, (3, H))[:, :P].copy_(p.unflatten(0, (3, P)))
+    x, h = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(1, 2, P, dtype=torch.float64)
+    output, (final, s) = projected(x, (h, torch.cat((h, torch.randn(1, 2, H - P, dtype=torch.float64)), -1)))
+    expected, state = plain(x, h)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(final, state, rtol=0, atol=1e-14)
+    torch.testing.assert_close(s[..., :P], state, rtol=0, atol=1e-14)

@@ -98,7 +98,7 @@ def test_rounded_where_it_is_stated_every_size_up_to_67(kind: str) -> None:
 
 
 @needs_instructions
-@pytest.mark.parametrize("kind", ["RNN", "relu", "LSTM"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rounded_where_it_is_stated_with_projection(kind: str) -> None:
     for H in (5, 16, 17, 33, 66):
         for P in (1, 2, 3, 4):
@@ -126,8 +126,6 @@ SAID: list[dict[str, Any]] = [
 def test_near_float64(kind: str, options: dict[str, Any], said: dict[str, Any]) -> None:
     # An operand of a product is off by up to EPS / 2, a sum of many by less, and a path through three layers and seven
     # steps meets some ten of them: 4 EPS of the largest gradient is what that comes to.
-    if kind == "GRU" and "proj_size" in options:
-        pytest.skip("a GRU has no projection")
     for H in (5, 16, 33):
         layer, x, states = random_call(kind, 7, 5, 9, H, **options)
         if kind == "LSTM" and not here() and not said and "activation" not in options:

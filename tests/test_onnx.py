@@ -76,6 +76,7 @@ def test_scans_agree_in_double_precision() -> None:
         torchrnn.LSTM(I, H, proj_size=2, **BOTH),
         torchrnn.RNN(I, H, proj_size=2, bias=False, **BOTH),
         torchrnn.LSTM(I, H, cell_clip=0.1, **BOTH),
+        torchrnn.GRU(I, H, proj_size=2, **BOTH),
         torchrnn.GRU(I, H, cell_clip=0.1, activation="softsign", **BOTH),
         CELLS["coupled_lstm"](I, H, cell_clip=0.1, bias=False, **BOTH),
     ).eval()

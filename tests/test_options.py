@@ -61,7 +61,8 @@ def step(kind: str, activation: str, clip: float | None, x: Any, h: Any, state: 
     if kind == "gru":
         (xr, xz, xn), (hr, hz, hn) = x.chunk(3, -1), h.chunk(3, -1)
         r, z = phi("sigmoid", xr + hr), phi("sigmoid", xz + hz)
-        return [clipped((1 - z) * phi(activation, xn + r * hn) + z * state[0], clip)]
+        # the last state is the one that is mixed: with projection the second, and it is what will be projected
+        return [clipped((1 - z) * phi(activation, xn + r * hn) + z * state[-1], clip)] * len(state)
     a = (x + h).chunk(4 if kind == "lstm" else 3, -1)
     i, g, o = phi("sigmoid", a[0]), phi(activation, a[-2]), phi("sigmoid", a[-1])
     f = phi("sigmoid", a[1]) if kind == "lstm" else 1 - i
@@ -169,14 +170,16 @@ def test_cell_modules(kind: str, activation: str, clip: float | None, backend: s
 
 @pytest.mark.parametrize(("activation", "clip"), list(itertools.product(ACTIVATIONS, CLIPS)))
 @every_backend
-def test_projection(activation: str, clip: float | None, backend: str) -> None:
-    layer = torchrnn.LSTM(3, 9, proj_size=4, bidirectional=True, **options_of(activation, clip), dtype=torch.float64)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_projection(kind: str, activation: str, clip: float | None, backend: str) -> None:
+    options = {"proj_size": 4, "bidirectional": True, **options_of(activation, clip)}
+    layer = LAYERS[kind](3, 9, **options, dtype=torch.float64)
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     initial = tuple(torch.randn(2, 2, n, dtype=torch.float64, requires_grad=True) for n in (4, 9))
     wanted = [x, *initial, *layer.parameters()]
     with torchrnn.use(backend):
         got = with_gradients(flat(layer(x, initial)), wanted)
-    agree(got, with_gradients(loop(layer, ("lstm", activation, clip), x, initial, None), wanted), 1e-12)
+    agree(got, with_gradients(loop(layer, (kind, activation, clip), x, initial, None), wanted), 1e-12)
 
 
 @pytest.mark.parametrize(("kind", "activation", "clip"), [c for c in CASES if c[0] != "coupled"])

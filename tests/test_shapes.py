@@ -56,6 +56,7 @@ def check(layer, *args, **kwargs):
 
 
 KINDS = {"LSTM": torchrnn.LSTM, "GRU": torchrnn.GRU, "RNN": torchrnn.RNN, "coupled": CoupledLSTM}
+KINDS["GRU projected"] = lambda *a, **k: torchrnn.GRU(*a, proj_size=P, **k)
 
 
 @pytest.mark.parametrize(("kind", "L", "D"), list(product(KINDS, (1, 2), (1, 2))))
@@ -74,7 +75,7 @@ def test_every_row_is_what_it_says(kind, L, D, batch_first):
     check(layer, torch.nested.nested_tensor([torch.randn(n, I, **F64) for n in (2, 5)], layout=torch.jagged))
     two = torch.randn(2, B, T, I, **F64) if batch_first else torch.randn(T, 2, B, I, **F64)
     check(layer, two)
-    states = [torch.randn(L * D, B, H, **F64) for _ in layer.cell.states]
+    states = [torch.randn(L * D, B, n, **F64) for n in [layer.proj_size or H, H][: len(layer.cell.states)]]
     check(layer, dense, states[0] if len(states) == 1 else tuple(states))
     check(layer, dense[:0])
 

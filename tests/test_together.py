@@ -131,7 +131,7 @@ def refusals(d: Drawn) -> list[Refusal]:
         Refusal(("residual=True", "hidden_size="), "residual" in o and uneven(d) and "proj_size" not in o),
         Refusal(("forget_bias", "'" + d.cell.split("_")[0]), "forget_bias" in o and d.cell != "lstm"),
         Refusal(("forget_bias=", "bias=False"), "forget_bias" in o and o.get("bias") is False),
-        Refusal(("proj_size", f"'{d.cell}'"), "proj_size" in o and d.cell.startswith("gru")),
+        Refusal(("proj_size=", "reset_after=False"), "proj_size" in o and d.cell == "gru_reset_before"),
         Refusal(("return_all=True", "return_sequences=False"), "return_all" in s and "return_sequences" in o),
         Refusal(("activation=", f"'{d.cell}'"), d.cell == "coupled_lstm" and o.get("activation", "tanh") != "tanh"),
         Refusal(("nonlinearity='relu'", "activation="), d.cell == "rnn_relu" and o.get("activation", "relu") != "relu"),
@@ -145,6 +145,7 @@ def refusals(d: Drawn) -> list[Refusal]:
         Refusal(("'aten'", f"'{d.cell}'"), d.backend == "aten" and d.cell in NO_KERNEL),
         Refusal(("'aten'", "states of all steps"), d.backend == "aten" and "return_all" in s),
         Refusal(("'aten'", "projection"), d.backend == "aten" and "proj_size" in o and d.cell.startswith("rnn")),
+        Refusal(("'aten'", "'gru_projected'"), d.backend == "aten" and "proj_size" in o and d.cell == "gru"),
         Refusal(("'aten'", "empty"), d.backend == "aten" and empty(d)),
         Refusal(("'cpu'", "empty"), d.backend == "cpu" and empty(d)),
     ]

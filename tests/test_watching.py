@@ -353,6 +353,7 @@ WATCHED: dict[str, Any] = {
     "gru": lambda: torchrnn.GRU(I, H, 3, batch_first=True),
     "sizes": lambda: torchrnn.LSTM(I, [H, 3]),
     "projected": lambda: torchrnn.LSTM(I, H, proj_size=2),
+    "projected gru": lambda: torchrnn.GRU(I, H, proj_size=2, bidirectional=True),
 }
 
 

@@ -112,7 +112,7 @@ def _missing(module: Any) -> str | None:
         return "its input size is not known yet: call it once first"
     lacks = arguments.beyond_torch(module) if isinstance(module, Recurrent) else []
     lacks = [option for option in lacks if not option.startswith("forget_bias")]  # it has been drawn
-    if isinstance(module, RNN) and module.proj_size:
+    if isinstance(module, (RNN, GRU)) and module.proj_size:
         lacks.append(f"proj_size={module.proj_size}")
     if isinstance(module.hidden_size, list):
         lacks.append(f"hidden_size={module.hidden_size}")

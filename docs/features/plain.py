@@ -31,6 +31,12 @@ def gru(x: Tensor, h: Tensor, s: States) -> tuple[States, dict[str, Tensor]]:
     return ((1 - z) * n + z * s[0],), {"r": r, "z": z, "n": n}
 
 
+def gru_projected(x: Tensor, h: Tensor, s: States) -> tuple[States, dict[str, Tensor]]:
+    """Gates r z n; the second state is mixed, and what it becomes is what will be projected."""
+    (new,), gates = gru(x, h, s[1:])
+    return (new, new), gates
+
+
 def coupled(x: Tensor, h: Tensor, s: States) -> tuple[States, dict[str, Tensor]]:
     """An LSTM whose forget gate is one minus its input gate."""
     i, g, o = (x + h).chunk(3)

@@ -130,7 +130,7 @@ def everything(of: Subject) -> None:
 def projection(of: Subject) -> None:
     """The output is projected to two features."""
     layer, x = of.layer(2, bidirectional=True, proj_size=2), batch().requires_grad_()
-    same_with_gradients(layer, x, layer(x), of.expected(layer, x))
+    same_with_gradients(layer, x, layer(x), of.projected().expected(layer, x))
 
 
 def state_for_all(of: Subject) -> None:

@@ -59,6 +59,10 @@ class Subject(NamedTuple):
         torch.manual_seed(1)
         return self.make(I, H, *options, **more)
 
+    def projected(self) -> "Subject":
+        """What it is with a projection: a GRU then has a second state."""
+        return self._replace(step=plain.gru_projected, states=2) if self.step is plain.gru else self
+
     def zeros(self, layer: Any, rows: int = B) -> tuple[Tensor, ...]:
         """Initial states of zeros."""
         LD = layer.num_layers * (2 if layer.bidirectional else 1)

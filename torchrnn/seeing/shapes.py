@@ -20,7 +20,7 @@ GATES = {
     "lstm": {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"},
     "gru": {"r": "reset gate", "z": "update gate", "n": "candidate"},
 }
-GATES["gru_reset_before"] = GATES["gru"]
+GATES["gru_reset_before"] = GATES["gru_projected"] = GATES["gru"]
 
 
 def of_layer(layer: Recurrent, arguments: dict[str, Any]) -> tuple[str, list[Section]]:
