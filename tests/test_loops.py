@@ -197,6 +197,41 @@ def test_weights_changed_within_a_loop_are_noticed() -> None:
         h.sum().backward()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("whole", [True, False])
+def test_inputs_that_their_own_hooks_change(kind: str, whole: bool) -> None:
+    """As an optimiser does that steps within backward."""
+    results = []
+    for cell in _pair(kind, **F64):
+        torch.manual_seed(1)
+        x, state = _leaves(kind, 4, 2, torch.float64)
+        rows = list(x) if whole else [row.detach().clone().requires_grad_() for row in x]
+
+        def change(p: Tensor) -> None:
+            with torch.no_grad():
+                p.add_(1)
+
+        for leaf in [x] if whole else rows:
+            leaf.register_post_accumulate_grad_hook(change)
+        for row in rows:
+            state = cell(row, state)
+        _first(state).sum().backward()
+        results.append([w.grad for w in cell.parameters()])
+    torch.testing.assert_close(*results)
+
+
+def test_what_else_changes_while_backward_runs_is_noticed() -> None:
+    cell, row = torchrnn.GRUCell(3, 5), torch.ones(2, 3)
+    h = cell(row.clone(), cell(row.clone()))
+
+    def change(_: Tensor) -> None:
+        row.add_(1)
+
+    h.register_hook(change)  # runs after the backward of the step below, and before the product
+    with pytest.raises(RuntimeError, match="an input or a state of a loop's step"):
+        cell(row, h).sum().backward()
+
+
 def test_weights_frozen_within_a_loop() -> None:
     results = []
     for cell in _pair("LSTM", **F64):

@@ -70,11 +70,39 @@ class Left:
         self.x: list[Tensor] = []
         self.h: list[Tensor] = []
         self.da: list[Tensor] = []  # gradients of the pre-activations
+        self.versions = 0  # of all x and h, summed: they only grow
         self.found: list[Tensor | None] = [None] * 4  # gradients of the weights from steps that gave them, summed
+
+    def step(self, x: Tensor, h: Tensor, da: Tensor) -> None:
+        """Keep what a step leaves; of a leaf that an optimiser changes as soon as it has its gradient a copy."""
+        if _is_hooked(x):
+            x = x.clone()
+        if _is_hooked(h):
+            h = h.clone()
+        self.x.append(x)
+        self.h.append(h)
+        self.da.append(da)
+        self.versions += x._version + h._version
+
+    def gradients(self, number: int, bits: int) -> Sequence[Tensor | None]:
+        """The gradients of the weights from all that the steps have left."""
+        if self.versions != sum(t._version for t in (*self.x, *self.h)):
+            raise RuntimeError(
+                "an input or a state of a loop's step, which the gradients of the weights need, was modified by an "
+                "inplace operation while backward ran, by a hook: change it after backward, or give the step a clone"
+            )
+        return operators.loop_backward(number, self.x, self.h, self.da, bits)
 
     def add(self, gradients: Sequence[Tensor | None]) -> None:
         """Add a step's gradients of the weights."""
         self.found = [a if b is None else b if a is None else a + b for a, b in zip(self.found, gradients, strict=True)]
+
+
+def _is_hooked(t: Tensor) -> bool:
+    if not t.requires_grad:
+        return False
+    leaf = t if t._base is None else t._base
+    return leaf._post_accumulate_grad_hooks is not None
 
 
 class Loop:
@@ -129,9 +157,7 @@ class Loop:
             self.number, x, h, c, w_ih, w_hh, b_ih, b_hh, self.bias, kept, dh, dc, bits
         )
         if left:
-            left.x.append(x)
-            left.h.append(h)
-            left.da.append(da)
+            left.step(x, h, da)
         return dx, dh, dc
 
 
@@ -152,7 +178,7 @@ class _Weights(torch.autograd.Function):
         if left.x:
             needs = ctx.needs_input_grad[3:] if ctx.bias else ctx.needs_input_grad[3:5]
             bits = sum(need << i for i, need in enumerate(needs))
-            left.add(operators.loop_backward(ctx.number, left.x, left.h, left.da, bits))
+            left.add(left.gradients(ctx.number, bits))
         return (None, None, None, *left.found)
 
 
