@@ -24,7 +24,7 @@ REPAIRS = re.compile(
     r"\b(Add|Ask|Bring|Choose|Close|Convert|Correct|Decompress|Delete|Did you mean|Fill|Free|Give|Go on|Leave|Lower|"
     r"Make|Name|Rename|Resume|Save|Say|Sort|Train|Unpack|Use|Write)\b|"
     r"\b(add|convert|delete|give|leave|name|start|train|write) (--|it|one|that|the|them|another|a|such|again)|"
-    r"must stand in double quotes|must end in|--fill-gaps takes"
+    r"must stand in double quotes|must end in|train with --fill-gaps"
 )
 
 

@@ -126,7 +126,7 @@ def test_the_first_offending_rows_are_named(tmp_path):
     assert "row 5 (line 6): 2024-01-06 after 2024-01-04" in message
     assert "row 8 (line 9)" in message
     assert "row 9 " not in message
-    assert "4 rows are missing. --fill-gaps" in message
+    assert "4 rows are missing. Put them in with empty values, or train with --fill-gaps" in message
 
 
 def test_gaps_are_filled_when_asked(tmp_path):

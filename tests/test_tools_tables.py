@@ -91,6 +91,16 @@ def test_more_rows_than_a_chunk(tmp_path, monkeypatch):
     ]
 
 
+def test_blank_lines_of_one_column_are_rows(tmp_path):
+    table = open_table(write(tmp_path, "t.csv", b"\nname\nAda\n\n\nBo\n\n"), "x")
+    assert table.column("name", "x").to_list() == ["Ada", None, None, "Bo"]
+    assert [table.where(row) for row in (1, 2, 3, 4)] == [
+        f"{tmp_path / 't.csv'}, row {row} (line {row + 2})" for row in (1, 2, 3, 4)
+    ]
+    two = open_table(write(tmp_path, "two.csv", b"a,b\n1,2\n\n3,4\n"), "x")
+    assert two.column("a", "x").to_list() == ["1", "3"]
+
+
 BAD_TEXT = {
     "empty": (b"", "is empty"),
     "header alone": (b"a,b\n", "has no rows"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from torchrnn.tools.forecast.backtest import LINEAR, NETWORK, PERSISTENCE, SEASONAL, Backtest, Example
 from torchrnn.tools.forecast.scores import Lag
@@ -68,7 +69,8 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
         # the baselines lie above the network, so that one shows which is the same
         style: dict[str, Any] = {"linewidth": 2.2} if name == NETWORK else {"linewidth": 1, "linestyle": "--"}
         marker = "." if horizon == 1 else None
-        axes.plot(future, values[:, number], color=COLORS[name], label=name, marker=marker, **style)
+        label = f"{name} (median)" if name == NETWORK and example.quantiles is not None else name
+        axes.plot(future, values[:, number], color=COLORS[name], label=label, marker=marker, **style)
     if example.quantiles is not None:
         low, high = example.quantiles[:, number, 0], example.quantiles[:, number, -1]
         label = f"quantiles {test.levels[0]:g} to {test.levels[-1]:g}"
@@ -79,6 +81,7 @@ def _window(axes: Axes, test: Backtest, example: Example, number: int) -> None:
     tick = int(panel.ticks_before(np.array([example.row]))[0])
     axes.set_title(f"{of}from {panel.show(tick)}", fontsize=9)
     axes.set_xlabel(f"steps of {panel.step} from the first that is foretold", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
 

@@ -167,7 +167,7 @@ class Order:
                 step,
                 "come later than one step after the row above them",
                 f"The step of most rows is {step}; {lost:,} {'row is' if lost == 1 else 'rows are'} missing. "
-                f"--fill-gaps takes {'it' if lost == 1 else 'them'} as there with missing values.",
+                f"Put {'it' if lost == 1 else 'them'} in with empty values, or train with --fill-gaps, which does so.",
             )
         return whole, origin
 

@@ -24,7 +24,7 @@ def read(path: Path, text: str, argument: str) -> tuple[pl.DataFrame, np.ndarray
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         records = _records(reader, path, argument)
         try:
-            line, header = next(records)
+            line, header = next((line, record) for line, record in records if record)
         except StopIteration:
             raise UsageError(
                 f"{argument} {path} is empty: expected a line of names, then rows. Name another file."
@@ -32,12 +32,20 @@ def read(path: Path, text: str, argument: str) -> tuple[pl.DataFrame, np.ndarray
         names = _header(header, path, argument, line)
         frames, lines = [], []
         rows: list[list[str]] = []
+        blank: list[int] = []
         for line, record in records:
+            if not record:
+                blank.append(line)
+                continue
+            if len(names) == 1:  # a line with nothing on it is a row, too; at the end of the file it is none
+                rows += [[""]] * len(blank)
+                lines += blank
+            blank = []
             if len(record) != len(names):
                 raise UsageError(_ragged(path, argument, line, len(lines) + 1, record, names, delimiter))
             rows.append(record)
             lines.append(line)
-            if len(rows) == CHUNK:
+            if len(rows) >= CHUNK:
                 frames.append(_frame(rows, names))
                 rows = []
     frames.append(_frame(rows, names))
@@ -60,7 +68,7 @@ def _any_length() -> Iterator[None]:
 
 
 def _records(reader: Iterator[list[str]], path: Path, argument: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not a blank line, with the line on which it begins."""
+    """Each record with the line on which it begins; a blank line is an empty one."""
     line = 1
     while True:
         try:
@@ -73,8 +81,7 @@ def _records(reader: Iterator[list[str]], path: Path, argument: str) -> Iterator
                 f"{argument} {path}, line {line:,}: a value in double quotes does not end as it must ({error}, line "
                 f"{ends:,}). Close the quote; a quote inside a quoted value is written twice."
             ) from error
-        if record:
-            yield line, record
+        yield line, record
         line = getattr(reader, "line_num", line) + 1
 
 
