@@ -1,6 +1,8 @@
 """What torch itself puts around a model: checkpoints, hooks, counters, copies, parametrizations, autocast."""
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -88,6 +90,20 @@ def test_flops_are_those_of_the_equations(name: str, options: Any, wanted: str) 
     ours = count()
     with torchrnn.use("reference"):
         assert ours == count() > 0
+
+
+@needs_kernels
+def test_flops_of_a_program_s_first_call() -> None:
+    program = """
+import torch, torchrnn
+from torch.utils.flop_counter import FlopCounterMode
+layer, x = torchrnn.GRU(3, 5), torch.randn(7, 2, 3)
+with FlopCounterMode(display=False) as counter:
+    layer(x)
+print(counter.get_total_flops())
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(said) == 2 * 15 * (3 + 5) * 14
 
 
 @needs_kernels

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "sequence": {"check", "check_steps", "plan"},
     "state": {"check", "check_steps"},
     "layer": {
+        "_extension",
         "activation",
         "backends",  # the short way of ordinary calls
         "cell",
@@ -47,7 +48,7 @@ MAY_IMPORT = {
         "sequence",
         "stack",
     },
-    "step": {"activation", "backends", "cell", "call", "check", "check_states", "lazy"},
+    "step": {"_extension", "activation", "backends", "cell", "call", "check", "check_states", "lazy"},
     "arguments": {"check"},
     "parameters": set(),
     "lazy": set(),

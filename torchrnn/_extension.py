@@ -1,4 +1,4 @@
-"""The library of our own kernels: loaded at its first use, and the reason where it cannot be."""
+"""The library of our own kernels: loaded with the first layer, and the reason where it cannot be."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def missing() -> str | None:
     from torchrnn import _fake, _flops  # noqa: F401  # not before: they register for operators that are now there
 
     return None
+
+
+def load() -> None:
+    """Load what there is, when a layer is built: at its first call somebody may already be counting its operators."""
+    if not torch.compiler.is_compiling():
+        missing()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
+from torchrnn import _extension, arguments, check, check_states, init, lazy, legacy, parameters, sequence, stack
 from torchrnn import activation as activations
-from torchrnn import arguments, check, check_states, init, lazy, legacy, parameters, sequence, stack
 from torchrnn.activation import PLAIN, Options
 from torchrnn.backends import quick
 from torchrnn.call import Call, as_one_node, choose, no_script
@@ -116,6 +116,7 @@ class Recurrent(nn.Module):
         if unknown:
             raise TypeError(check.unknown(type(self), Recurrent.__init__, unknown))
         super().__init__()
+        _extension.load()
         self.mode = self.cell.name.upper()
         self.input_size = input_size
         self.hidden_size, self.num_layers = arguments.sizes(hidden_size, num_layers)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from torchrnn import _extension, check, check_states, lazy
 from torchrnn import activation as activations
-from torchrnn import check, check_states, lazy
 from torchrnn.activation import PLAIN, Options
 from torchrnn.backends import quick
 from torchrnn.call import Call, as_one_node, choose, no_script
@@ -58,6 +58,7 @@ class RecurrentCell(nn.Module):
         cell_clip: float | None = None,
     ) -> None:
         super().__init__()
+        _extension.load()
         check.sizes(input_size, hidden_size)
         # torch.nn's cells take whatever is true or false; its own tests put a nonlinearity in this place
         if isinstance(bias, str) and bias not in ("tanh", "relu"):
