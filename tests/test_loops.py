@@ -148,6 +148,13 @@ def test_layers_over_one_step(kind: str, first: bool, bias: bool, products: list
     assert products == [6, 6]  # the second is of the second derivatives; with create_graph the reference gives them
 
 
+def test_a_cell_s_state_is_none_of_a_layer() -> None:
+    cell, layer = torchrnn.GRUCell(3, 5), torchrnn.GRU(3, 5)
+    h = cell(torch.randn(2, 3), cell(torch.randn(2, 3)))
+    with pytest.raises(torchrnn.ArgumentError, match="hx"):
+        layer(torch.randn(1, 2, 3), h)
+
+
 def test_each_backward_pass_counts_its_own() -> None:
     cell, _ = _pair("LSTM", **F64)
     x, state = _leaves("LSTM", 5, 2, torch.float64)
