@@ -148,11 +148,16 @@ def test_layers_over_one_step(kind: str, first: bool, bias: bool, products: list
     assert products == [6, 6]  # the second is of the second derivatives; with create_graph the reference gives them
 
 
-def test_a_cell_s_state_is_none_of_a_layer() -> None:
-    cell, layer = torchrnn.GRUCell(3, 5), torchrnn.GRU(3, 5)
-    h = cell(torch.randn(2, 3), cell(torch.randn(2, 3)))
-    with pytest.raises(torchrnn.ArgumentError, match="hx"):
-        layer(torch.randn(1, 2, 3), h)
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_that_are_none_of_a_layer(kind: str) -> None:
+    cell, layer, x = getattr(torchrnn, kind + "Cell")(3, 5), getattr(torchrnn, kind)(3, 5), torch.randn(1, 2, 3)
+    of_cell = cell(x[0], cell(x[0]))
+    of_layer = layer(x, layer(x)[1])[1]
+    h = _first(of_layer)
+    others = ((h,), h, (h, h[0])) if kind == "LSTM" else ((h, h), h[0])
+    for wrong in (of_cell, *others):
+        with pytest.raises((ValueError, TypeError, RuntimeError), match="hx"):
+            layer(x, wrong)
 
 
 def test_each_backward_pass_counts_its_own() -> None:

@@ -38,7 +38,7 @@ def layer(cell: Cell, bias: bool, x: Tensor, states: Sequence[Tensor], weights: 
     if len(states) > 2 or not torch.is_grad_enabled():
         return None
     h, c = states[0], states[-1]
-    if h.dim() != 3 or c.dim() != 3:
+    if len(states) != len(cell.states) or h.dim() != 3 or c.dim() != 3:
         return None  # the long way has the words
     loop = _loop_of(c, cell, bias, tuple(weights) if bias else (*weights, weights[0], weights[0]))
     if loop is None:
