@@ -1,6 +1,7 @@
 """Gradients that are to be differentiated again, where one input of a call comes from another, or from its weights."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -112,3 +113,21 @@ def test_the_graph_of_a_loop_grows_with_its_steps_alone() -> None:
     found = torch.autograd.grad(h.sum(), list(cell.parameters()), create_graph=True)
     torch.stack([g.square().sum() for g in found]).sum().backward()
     assert cell.weight_hh.grad is not None
+
+
+@pytest.mark.parametrize("backend", [None, CPU, "aten", "reference"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_frozen_after_the_call(kind: str, form: Any, backend: str | None) -> None:
+    """As for the gradient penalty of a discriminator."""
+    (ours, run), (theirs, _) = form(torchrnn, kind), form(torch.nn, kind)
+    theirs.load_state_dict(ours.state_dict())
+    x, found = torch.randn(4, 2, 5, **F64), []
+    for module in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        with torchrnn.use(backend) if module is ours and backend else nullcontext():
+            result = run(module, leaf)
+        module.requires_grad_(False)
+        (first,) = torch.autograd.grad(result.sin().sum(), leaf, create_graph=True)
+        found.append([first, *torch.autograd.grad(first.square().sum(), leaf)])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)

@@ -8,6 +8,8 @@ import torch
 from fused import needs_kernels
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchrnn
 from torchrnn import call, layer, step
@@ -197,3 +199,26 @@ def test_zeros_that_are_kept_are_no_one_else_s(kind: Any) -> None:
     with FakeTensorMode(), torch.no_grad():
         assert type(kind(3, 7)(torch.randn(4, 2, 3))[0]) is not Tensor
     assert all(type(t) is Tensor for zeros in quick._ZEROS.values() for t in zeros)
+
+
+def test_zeros_are_not_kept_where_a_mode_looks_on() -> None:
+    class Ones(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            func = torch.ones if func is torch.zeros else func
+            return func(*args, **(kwargs or {}))
+
+    class Spoils(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func is torch.ops.torchrnn.stack.default:
+                for state in args[2]:
+                    state.fill_(7.0)
+            return result
+
+    layer, x = torchrnn.GRU(3, 4), torch.randn(5, 2, 3)
+    expected = layer(x)[0].detach()
+    with torch.no_grad():
+        for mode in (Ones, Spoils, Ones):
+            with mode():
+                layer(x)
+            torch.testing.assert_close(layer(x)[0], expected)

@@ -99,6 +99,7 @@ def reference_gradients(
     again = torch.is_grad_enabled()
     if again:  # an input may come from another, or from a weight: what is asked for is this call's part alone
         inputs = tuple(t.view_as(t) for t in inputs)
+        needs = [need and t.requires_grad for t, need in zip(inputs, needs, strict=True)]  # or has been frozen since
     else:
         inputs = tuple(t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True))
     S = len(call.cell.states)
@@ -110,6 +111,8 @@ def reference_gradients(
         outputs = [(r.to(g.dtype), g) for r, g in zip(results, gradients, strict=True) if g is not None]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     given = [g for _, g in outputs]
+    if not wanted:
+        return [None] * len(inputs)
     found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
 

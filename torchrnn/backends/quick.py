@@ -63,23 +63,27 @@ def one_step(module: RecurrentCell, x: Tensor, hx: Any) -> Any:
     return h if states == 1 else (h, c)
 
 
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_functional = torch._is_functional_tensor  # pyright: ignore[reportPrivateImportUsage]
 _ZEROS: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
 
 def _zeros(module: Recurrent, LD: int, x: Tensor) -> tuple[Tensor, ...]:
     """Initial states of zeros; without gradients small ones are kept, since to make them takes a sixth of a small call.
 
-    What is kept is never handed to autograd, whose hooks may do with saved tensors what they like.
+    What is kept is never handed to autograd, whose hooks may do with saved tensors what they like, nor to a mode that
+    sees the operators or makes zeros of its own.
     """
     B = x.size(1)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or _dispatch_modes() or _function_modes():
         return module._zeros((LD, B), x)
     key = LD, B, module.hidden_size, module.proj_size, len(module.cell.states), x.dtype
     found = _ZEROS.get(key)
     if found is None:
         with torch.inference_mode(False):
             found = module._zeros((LD, B), x)
-        if found[-1].numel() <= 4096 and len(_ZEROS) < 64 and type(found[0]) is Tensor:
+        plain = type(found[0]) is Tensor and not _functional(found[0])
+        if plain and found[-1].numel() <= 4096 and len(_ZEROS) < 64:
             _ZEROS[key] = found
     return found
 
