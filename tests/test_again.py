@@ -8,6 +8,7 @@ import pytest
 import torch
 from fused import CPU
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import torchrnn
 
@@ -131,3 +132,15 @@ def test_weights_that_are_frozen_after_the_call(kind: str, form: Any, backend: s
         (first,) = torch.autograd.grad(result.sin().sum(), leaf, create_graph=True)
         found.append([first, *torch.autograd.grad(first.square().sum(), leaf)])
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputed_steps_are_differentiated_again(kind: str) -> None:
+    """What was saved is handed out a single time."""
+    cell, run = cells_in_a_loop(torchrnn, kind)
+    x, found = torch.randn(3, 2, 5, **F64).requires_grad_(), []
+    for steps in (1, 3):
+        results: tuple[Any, Any] = run(cell, x[:steps]), checkpoint(run, cell, x[:steps], use_reentrant=False)
+        for result in results:
+            found.append(torch.autograd.grad(result.sin().sum(), [x, *cell.parameters()], create_graph=True))
+        torch.testing.assert_close(*found[-2:])

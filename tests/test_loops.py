@@ -310,7 +310,8 @@ def test_recomputed_in_backward(reentrant: bool) -> None:
     def recomputed(*leaves: Tensor) -> Tensor:
         return _run(cell, leaves[0], leaves[1:])
 
-    checkpoint(recomputed, x, h, c, use_reentrant=reentrant).backward()  # type: ignore[union-attr]
+    loss: Any = checkpoint(recomputed, x, h, c, use_reentrant=reentrant)
+    loss.backward()
     torch.testing.assert_close([leaf.grad for leaf in (x, h, c, *cell.parameters())], expected)
 
 
@@ -355,9 +356,10 @@ def test_nothing_outlives_the_graph() -> None:
 def test_its_node_can_be_read_in_the_graph() -> None:
     cell = torchrnn.GRUCell(3, 5)
     h = cell(torch.randn(2, 3), cell(torch.randn(2, 3)))
-    names = {node.name() for node, _ in h.grad_fn.next_functions if node}  # type: ignore[union-attr]
+    node: Any = h.grad_fn
+    names = {before.name() for before, _ in node.next_functions if before}
     assert names == {"_StepBackward", "_WeightsBackward"}
-    assert len(h.grad_fn.loop.token.grad_fn.next_functions) == 4  # type: ignore[union-attr]
+    assert len(node.loop.token.grad_fn.next_functions) == 4
 
 
 @pytest.mark.parametrize(("part", "message"), [(0, "an input of the loop"), (1, "a state"), (2, "pre-activations")])

@@ -96,8 +96,8 @@ def reference_gradients(
 
     ``inputs`` are x, states and weights, which ``call`` is given.
     """
-    again = torch.is_grad_enabled()
-    if again:  # an input may come from another, or from a weight: what is asked for is this call's part alone
+    further = torch.is_grad_enabled()
+    if further:  # an input may come from another, or from a weight: what is asked for is this call's part alone
         inputs = tuple(t.view_as(t) for t in inputs)
         needs = [need and t.requires_grad for t, need in zip(inputs, needs, strict=True)]  # or has been frozen since
     else:
@@ -113,7 +113,7 @@ def reference_gradients(
     given = [g for _, g in outputs]
     if not wanted:
         return [None] * len(inputs)
-    found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=again, allow_unused=True))
+    found = iter(torch.autograd.grad([r for r, _ in outputs], wanted, given, create_graph=further, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
 

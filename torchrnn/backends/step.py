@@ -72,14 +72,14 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, h, c, w_ih, w_hh, b_ih, b_hh, kept = ctx.saved_tensors
+        *tensors, kept = ctx.saved_tensors  # once: a checkpoint hands them out a single time
         dh, dc = gradients
         cell, bias = ctx.form
         needs = ctx.needs_input_grad
         if again(dh, dc):
-            return (None, None, *reference_step(cell, bias, ctx.saved_tensors[:7], needs[2:], gradients))
+            return (None, None, *reference_step(cell, bias, tensors, needs[2:], gradients))
         bits = _BITS.get(needs) or _bits(needs)
-        found = operators.step_backward(NUMBERS[cell], x, h, c, w_ih, w_hh, b_ih, b_hh, bias, kept, dh, dc, bits)
+        found = operators.step_backward(NUMBERS[cell], *tensors, bias, kept, dh, dc, bits)
         return (None, None, *found[:7])
 
 
