@@ -243,9 +243,9 @@ static void layer_backward(const Layer<typename V::type, Stored>& layer) {
   in_parallel(layer.parallel, layer.directions, [&](int64_t i) {
     const Direction<T, Stored>& d = layer.direction[i];
     h[i].packed = packed + i * size, r[i].packed = h[i].packed + of_h.size(), x[i].packed = r[i].packed + of_r.size();
-    h[i].pack(d.w_hh, 0, 1, out, N);
-    if (d.w_hr) r[i].pack(d.w_hr, 0, 1, H, N);
-    if (d.dx.base) x[i].pack(d.w_ih, 0, 1, s.I, N);
+    h[i].pack(d.w_hh, 0, 1, out, N, s.T);
+    if (d.w_hr) r[i].pack(d.w_hr, 0, 1, H, N, s.T);
+    if (d.dx.base) x[i].pack(d.w_ih, 0, 1, s.I, N, 1);
   });
   if (profile) lap(*profile, PACKING);
   int64_t work = N * G * H * (s.I + out);

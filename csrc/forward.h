@@ -26,7 +26,8 @@ struct Forward : Sweep<Cell, V, Stored> {
           from[M] = d.x.at(time(j), own.begin + r);
           to[M] = x_part + M * G * H;
         }
-      multiply_all<V>(M, w_x, from, to, bias, false);
+      if (w_x.packed) multiply_all<V>(M, w_x, from, to, bias, false);
+      else x_part_turned(M, from, x_part, bias);
       if (profile) lap(*profile, X_PART);
       const T* part = x_part;
       for (int64_t j = i; j < last; j++) {
@@ -38,6 +39,14 @@ struct Forward : Sweep<Cell, V, Stored> {
     }
     finish(own);
     if (profile) lap(*profile, SWEEP_FORWARD);
+  }
+
+  void x_part_turned(int64_t rows, const Stored* const* x, T* x_part, const T* bias) const {
+    if constexpr (!narrow) {
+      Turned<V> turned(rows, s.I);
+      turned.fill(x);
+      turned.multiply_all(G * H, d.w_ih, x_part, G * H, bias);
+    }
   }
 
   // One step of few rows, straight from the weights as they lie.
@@ -69,6 +78,29 @@ struct Forward : Sweep<Cell, V, Stored> {
       }
     }
     finish({0, s.B});
+  }
+
+  // One step of more rows, for units [begin, end): the rows turned, the weights as they lie.
+  void run_turned(int64_t begin, int64_t end) const {
+    constexpr int64_t W = G * V::lanes;
+    Turned<V> x(s.B, s.I), h(s.B, out);
+    Buffer<const T*> rows(2 * s.B);
+    const T** previous = rows + s.B;
+    for (int64_t r = 0; r < s.B; r++) rows[r] = d.x.at(0, r), previous[r] = output_before(0, r);
+    x.fill(rows), h.fill(previous);
+    Buffer<T> tiles(s.B * W), x_part(s.B * G * H);
+    alignas(64) T bias[V::lanes];
+    for (int64_t unit = begin; unit < end; unit += V::lanes) {
+      int lanes = H - unit < V::lanes ? (int)(H - unit) : V::lanes;
+      for (int g = 0; g < G; g++) {
+        int64_t n = g * H + unit;
+        bool additive = Cell::h_column[g] == g;
+        if (d.b_ih) (load<V>(d.b_ih + n, lanes) + (additive ? load<V>(d.b_hh + n, lanes) : splat<V>(0))).store(bias);
+        x.multiply(d.w_ih + n * s.I, lanes, x_part + n, G * H, d.b_ih ? bias : nullptr);
+        h.multiply(d.w_hh + n * out, lanes, tiles + g * V::lanes, W, nullptr);
+      }
+      for (int64_t r = 0; r < s.B; r++) units(0, r, unit, tiles + r * W, x_part + r * G * H, previous[r], nullptr);
+    }
   }
 
   void start(const Chunk& own) const {
@@ -181,9 +213,10 @@ struct PackedWeights {
     size = b_hh + G * s.H + V::lanes - memory;
   }
 
-  void fill(const Shape& s, const Direction<T, Stored>& d) const {
+  void fill(const Shape& s, const Direction<T, Stored>& d, bool turned = false) {
     int64_t GH = G * s.H, out = s.P ? s.P : s.H;
-    x.pack_all(d.w_ih, 0, s.I, 1);
+    if (turned) x.packed = nullptr;
+    else x.pack_all(d.w_ih, 0, s.I, 1);
     h.pack_all(d.w_hh, s.H * out, out, 1);
     if (d.w_hr) r.pack_all(d.w_hr, 0, s.H, 1);
     if (!d.b_ih) return;
@@ -194,6 +227,19 @@ struct PackedWeights {
   }
 };
 
+template <class Cell, class V>
+static void forward_turned(const Layer<typename V::type>& layer) {
+  const Shape& s = layer.shape;
+  int64_t vectors = (s.H + V::lanes - 1) / V::lanes, parts = row_chunks<V>(s, layer.directions, layer.parallel, s.B * Cell::gates * s.H * (s.I + s.H));
+  if (parts > vectors) parts = vectors;
+  for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).start({0, s.B});
+  in_parallel(layer.parallel, layer.directions * parts, [&](int64_t i) {
+    int64_t part = i % parts, end = vectors * (part + 1) / parts * V::lanes;
+    Forward<Cell, V>(s, layer.direction[i / parts]).run_turned(vectors * part / parts * V::lanes, end < s.H ? end : s.H);
+  });
+  for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).finish({0, s.B});
+}
+
 template <class Cell, class V, class Stored = typename V::type>
 static void layer_forward(const Layer<typename V::type, Stored>& layer) {
   using T = typename V::type;
@@ -202,19 +248,27 @@ static void layer_forward(const Layer<typename V::type, Stored>& layer) {
   const Shape& s = layer.shape;
   Profile* profile = layer.profile;
   if (profile) begin(*profile);
-  if constexpr (!narrow)
+  if constexpr (!narrow) {
     if (s.T == 1 && s.B <= 4 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
       for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
       if (profile) lap(*profile, SWEEP_FORWARD);
       return;
     }
+    if (s.T == 1 && Turned<V>::takes(s.B) && !s.P && !s.running && !layer.packed) {
+      forward_turned<Cell, V>(layer);
+      if (profile) lap(*profile, SWEEP_FORWARD);
+      return;
+    }
+  }
   int64_t size = Weights(s, nullptr).size, states = narrow ? Cell::states * s.B * s.H : 0;
   Buffer<T> scratch(layer.packed ? 1 : (size + states) * layer.directions);
   T* memory = layer.packed ? layer.packed : scratch;
   Weights weights[2] = {{s, memory}, {s, memory + size}};
-  if (!layer.packed) in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i]); });
-  if (profile) lap(*profile, PACKING);
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * Cell::gates * s.H * (s.I + (s.P ? s.P : s.H)));
+  bool turned = !narrow && chunks == 1 && Turned<V>::takes(s.total());
+  if (!layer.packed)
+    in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i], turned); });
+  if (profile) lap(*profile, PACKING);
   in_parallel(layer.parallel, layer.directions * chunks, [&](int64_t i) {
     int64_t of = i / chunks;
     const Weights& w = weights[of];

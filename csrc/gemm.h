@@ -67,69 +67,6 @@ static void multiply(int C, int rows, int64_t K, const Stored* const* a, int64_t
 #undef TORCHRNN_CASE
 }
 
-// sum[r] += the products of the lanes of x and of row r of w, for R rows.
-template <int R, class V>
-static TORCHRNN_INLINE void dot_group(V* sum, int64_t K, const typename V::type* w, int64_t row, const typename V::type* x) {
-  V part[R];
-  for (int r = 0; r < R; r++) part[r] = sum[r];
-  int64_t k = 0;
-  for (; k + V::lanes <= K; k += V::lanes) {
-    V value = V::load(x + k);
-    for (int r = 0; r < R; r++) {
-      __builtin_prefetch(w + (R + r) * row + k);  // short rows escape the processor's own prefetching
-      part[r] = fma(V::load(w + r * row + k), value, part[r]);
-    }
-  }
-  if (k < K) {
-    V value = V::load_first(x + k, (int)(K - k));
-    for (int r = 0; r < R; r++) part[r] = fma(V::load_first(w + r * row + k, (int)(K - k)), value, part[r]);
-  }
-  for (int r = 0; r < R; r++) sum[r] = part[r];
-}
-
-// The products of one row x with `count` rows of w: for calls of so few rows that packing w would cost more than the
-// product. Each row's sum is spread over the lanes of sum[l]; the order of summation is another than multiply's. The
-// rows are read almost one after the other: all side by side, the second-level cache gives half as much.
-template <class V>
-static TORCHRNN_INLINE void dot_rows(V (&sum)[V::lanes], int count, int64_t K, const typename V::type* w, int64_t row,
-                                     const typename V::type* x) {
-  int l = 0;
-  constexpr int R = V::lanes < 4 ? V::lanes : 4;
-  for (; l + R <= count; l += R) dot_group<R>(sum + l, K, w + l * row, row, x);
-  for (; l < count; l++) dot_group<1>(sum + l, K, w + l * row, row, x);
-}
-
-// Lane l of the result is the sum over the lanes of sum[l]: in each round, neighbours `half` apart become one.
-template <class V>
-static TORCHRNN_INLINE V sum_lanes(V (&sum)[V::lanes]) {
-  constexpr int L = V::lanes;
-#if defined(__GNUC__) && !defined(__clang__)
-  typedef decltype(V{}.v < V{}.v) Index;
-#pragma GCC unroll 8  // the indices are then constants
-  for (int half = 1; half < L; half *= 2) {
-    Index low, high;
-#pragma GCC unroll 16
-    for (int l = 0; l < L; l++) {
-      low[l] = l & half ? L + l - half : l;
-      high[l] = l & half ? L + l : l + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < L; i += 2 * half) {
-      V a = sum[i], b = sum[i + half], x, y;
-      x.v = __builtin_shuffle(a.v, b.v, low);
-      y.v = __builtin_shuffle(a.v, b.v, high);
-      sum[i] = x + y;
-    }
-  }
-  return sum[0];
-#else
-  transpose(sum);
-  for (int half = L / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; l++) sum[l] = sum[l] + sum[l + half];
-  return sum[0];
-#endif
-}
-
 // One column of a panel: `lanes` units, the numbers of a unit `depth` apart.
 template <class V>
 static void pack_column(typename V::type* out, int64_t step, const typename V::type* from, int64_t lanes, int64_t K,
@@ -206,9 +143,11 @@ struct Matrix {
   int64_t step(int64_t p) const { return whole(p) ? depth : (int64_t)panels.vectors(p) * panels.G * V::lanes; }
   bool whole(int64_t p) const { return raw && (p + 1) * panels.width() <= panels.units; }
 
-  // As Panels::pack. For few rows packing costs more than it saves, where units are neighbours already.
-  void pack(const Stored* w, int64_t gate, int64_t unit, int64_t by, int64_t rows) {
-    if (rows <= 8 && unit == 1 && panels.G == 1 && !panels.narrow) raw = w, depth = by;
+  // As Panels::pack. Where units are neighbours already, packing costs more than it saves for few rows, unless they come
+  // in many products.
+  void pack(const Stored* w, int64_t gate, int64_t unit, int64_t by, int64_t rows, int64_t products) {
+    bool few = rows <= 8 || (rows <= 64 && products <= 4);
+    if (few && unit == 1 && panels.G == 1 && !panels.narrow) raw = w, depth = by;
     for (int64_t p = 0; p < panels.count(); p++)
       if (!whole(p)) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
   }

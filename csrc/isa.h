@@ -25,6 +25,7 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "gemm.h"
 #include "transposed.h"
 #include "sweep.h"
+#include "few_rows.h"
 #include "forward.h"
 #include "backward.h"
 #include "cells/all.h"

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
+#include <memory>
 #include <tuple>
 
 #include "request.h"
@@ -119,8 +120,8 @@ static void backward_step(const Step& given, StableIValue* stack) {
   d.dw_hh = wanted(4, {GH, H});
   if (given.bias) d.db_ih = wanted(5, {GH}), d.db_hh = wanted(6, {GH});
   d.da = wanted(7, {B, given.cell.columns * H});
-  std::vector<T> scratch(d.da ? 0 : (size_t)(B * given.cell.columns * H));
-  if (!d.da) d.da = scratch.data();
+  std::unique_ptr<T[]> scratch(d.da ? nullptr : new T[(size_t)(B * given.cell.columns * H)]);
+  if (!d.da) d.da = scratch.get();
   backward(given.cell, layer);
   for (int i = 0; i < 8; i++) results[i].leave(stack[i]);
 }
