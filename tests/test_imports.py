@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "_flops": {"backends"},
     "backends/*": {"activation", "backends", "call", "cell", "_extension"},  # second derivatives are the reference's
     "backends/packing": {"call"},
-    "backends/quick": {"activation", "backends", "call", "check"},  # refused calls are looked at
+    "backends/quick": {"activation", "backends", "call", "check", "sequence"},  # refused calls are looked at
     "backends/reference": {"backends", "call"},
     "cells/*": {"cell", "check", "layer", "arguments", "step"},
     "cells/__init__": {"cells"},

@@ -210,8 +210,11 @@ class Recurrent(nn.Module):
             TypeError: an argument has the wrong type.
         """
         if type(input) is Tensor:
-            if lengths is mask is reset is None and reset_to == "zero" and not (return_all or self._beyond):
-                results = quick.layers(self, input, hx)
+            if not (return_all or self._beyond):
+                plain = lengths is mask is reset is None and reset_to == "zero"
+                results = quick.layers(
+                    self, input, hx, None if plain else sequence.Said(lengths, mask, reset, reset_to)
+                )
                 if results is not None:
                     return results
         elif isinstance(input, Proxy):

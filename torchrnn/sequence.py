@@ -192,6 +192,12 @@ def enter(layer: Recurrent, input: Any, weight: Tensor, said: Said) -> Entered:
     return x, batch_sizes, steps, form if len(dims) == 1 else Reshaped(form, dims, at)
 
 
+def steps_of_batch(layer: Recurrent, x: Tensor, said: Said, T: int, B: int) -> Steps | None:
+    """Which steps of an ordinary batch count, as in `enter`; what was said is checked, ``x`` is not."""
+    check_steps.together(layer, x, *said)
+    return _steps(said, T, (B,), layer.batch_first)
+
+
 def _steps(said: Said, T: int, dims: tuple[int, ...], batch_first: bool) -> Steps | None:
     """What was said about the steps of a batch, or None where all of them count in one piece."""
     lengths = mask = reset = None

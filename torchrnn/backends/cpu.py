@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from torchrnn.backends.operators import (
 from torchrnn.backends.packing import Packing
 from torchrnn.call import Call, transform
 from torchrnn.cell import Cell
+
+if TYPE_CHECKING:
+    from torchrnn.plan import Steps
 
 # what `flags` says, beside the number of the activation from bit 8 on; as Said in csrc/stack.h
 BIAS, TRAINING, ALL, BIDIRECTIONAL, PLANNED = 1, 2, 4, 8, 16
@@ -211,12 +214,16 @@ def _wants_gradients(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tens
 
 
 def plain_stack(
-    cell: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Any], flags: int
+    cell: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Any], flags: int, steps: Steps | None
 ) -> Sequence[Tensor]:
-    """Output and final states of layers without options over a dense batch (T, B, I)."""
+    """Output and final states of layers without options over a batch: dense (T, B, I), or its ``steps`` that count."""
+    numbers = None
+    if steps is not None:
+        numbers = steps.numbers(2 if flags & BIDIRECTIONAL else 1)
+        flags += PLANNED
     if _wants_gradients(x, states, weights):
-        return _apply((cell, flags + TRAINING, PLAIN, None, False), None, x, *states, *weights)
-    return operators.stack(NUMBERS[cell], x, states, weights, None, flags, math.inf)
+        return _apply((cell, flags + TRAINING, PLAIN, steps, False), numbers, x, *states, *weights)
+    return operators.stack(NUMBERS[cell], x, states, weights, numbers, flags, math.inf)
 
 
 class _Stack(torch.autograd.Function):

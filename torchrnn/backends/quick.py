@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchrnn import check
+from torchrnn import check, sequence
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, loop, step
 from torchrnn.backends.operators import NUMBERS
@@ -19,6 +19,7 @@ from torchrnn.call import surrounded
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent
+    from torchrnn.sequence import Said
     from torchrnn.step import RecurrentCell
 
 _KINDS = (torch.float32, torch.float64)
@@ -68,13 +69,12 @@ _functional = torch._is_functional_tensor  # pyright: ignore[reportPrivateImport
 _ZEROS: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
 
-def _zeros(module: Recurrent, LD: int, x: Tensor) -> tuple[Tensor, ...]:
+def _zeros(module: Recurrent, LD: int, B: int, x: Tensor) -> tuple[Tensor, ...]:
     """Initial states of zeros; without gradients small ones are kept, since to make them takes a sixth of a small call.
 
     What is kept is never handed to autograd, whose hooks may do with saved tensors what they like, nor to a mode that
     sees the operators or makes zeros of its own.
     """
-    B = x.size(1)
     if torch.is_grad_enabled() or _dispatch_modes() or _function_modes():
         return module._zeros((LD, B), x)
     key = LD, B, module.hidden_size, module.proj_size, len(module.cell.states), x.dtype
@@ -88,7 +88,7 @@ def _zeros(module: Recurrent, LD: int, x: Tensor) -> tuple[Tensor, ...]:
     return found
 
 
-def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
+def layers(module: Recurrent, x: Tensor, hx: Any, said: Said | None = None) -> Any:
     """The output and the final states as the module gives them, or None: the call is not an ordinary one."""
     if surrounded() or x.is_nested:
         return None
@@ -114,10 +114,18 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
         or (module.dropout and module.training and module.num_layers > 1)
     ):
         return None
-    if module.batch_first:
+    batch_first = module.batch_first
+    B, T = (shape[0], shape[1]) if batch_first else (shape[1], shape[0])
+    steps = None
+    if said is not None:
+        try:
+            steps = sequence.steps_of_batch(module, x, said, T, B)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    if batch_first and steps is None:
         x = x.transpose(0, 1)
     if hx is None:
-        states = _zeros(module, module.num_layers * (2 if module.bidirectional else 1), x)
+        states = _zeros(module, module.num_layers * (2 if module.bidirectional else 1), B, x)
     else:
         states = (hx,) if type(hx) is Tensor else hx
         if type(states) is not tuple:
@@ -125,13 +133,13 @@ def layers(module: Recurrent, x: Tensor, hx: Any) -> Any:
         for h in states:
             if type(h) is not Tensor or not h.is_cpu:
                 return None
-    one_step = x.size(0) == module.num_layers == 1 and not (flags & cpu.BIDIRECTIONAL or module.proj_size)
+    one_step = T == module.num_layers == 1 and not (flags & cpu.BIDIRECTIONAL or module.proj_size or steps)
     try:
         results = loop.layer(cell, bool(module.bias), x, states, weights) if one_step else None
-        y, *finals = results or cpu.plain_stack(cell, x, states, weights, flags)
+        y, *finals = results or cpu.plain_stack(cell, x, states, weights, flags, steps)
     except RuntimeError:
         check.weights(module)
         return None
-    if module.batch_first:
+    if batch_first and steps is None:
         y = y.transpose(0, 1)
     return y, finals[0] if len(finals) == 1 else tuple(finals)
