@@ -37,7 +37,7 @@ struct SampleGradients {
   // The product and the sums for all gates, gate g from column at(g); `panel` is scratch.
   template <class At>
   void run(int64_t M, const Stored* const* a, const Stored* left, const T* sums, const At& at, Stored* out,
-           Stored* bias, Stored* panel) const {
+           Stored* bias, Stored* panel, bool past) const {
     for (int64_t j = 0; bias && j < G * H; j++) bias[j] = sums[at((int)(j / H)) * H + j % H];
     if (!out) return;
     Product right{0, 0, M};
@@ -52,12 +52,17 @@ struct SampleGradients {
           for (int r = 0; r < R; r++) rows[r] = block + r * PAIR;
           int count = H - n < R ? (int)(H - n) : R;
           multiply<V>(vectors, count, padded(), rows, R, panel, W, tile, false);
-          for (int r = 0; r < count; r++) write(tile + r * vectors * V::lanes, vectors, M - m, out + (g * H + n + r) * M + m);
+          for (int r = 0; r < count; r++) write(tile + r * vectors * V::lanes, vectors, M - m, out + (g * H + n + r) * M + m, past);
         }
     }
   }
 
-  static void write(const T* from, int vectors, int64_t left, Stored* to) {
+  static void write(const T* from, int vectors, int64_t left, Stored* to, bool past) {
+    if constexpr (__is_same(Stored, T))
+      if (past && left >= vectors * V::lanes) {
+        for (int c = 0; c < vectors; c++) store_past(V::load(from + c * V::lanes), to + c * V::lanes);
+        return;
+      }
     for (int c = 0; c < vectors; c++) {
       V value = V::load(from + c * V::lanes);
       int64_t lanes = left - c * V::lanes;
@@ -80,6 +85,7 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
   Buffer<Stored> left(some ? few.left_size() : 0), panel(some ? few.panel_size() : 0);
   Buffer<T> sums(some ? width : 0);
   Buffer<Stored> own_da(few_x && few_h ? 0 : K * width);  // moved together: of rows far apart none is fetched ahead
+  const bool past = samples * G * H * (I + out) * (int64_t)sizeof(Stored) > 16 << 20;
   WeightGradients<Cell, V, Stored> one{all.s, d, K, H, out, rows, rows + K, rows + 2 * K};
   for (int64_t v = samples * i / of; v < samples * (i + 1) / of; v++) {
     auto own = [v](Stored* first, int64_t size) { return first ? first + v * size : nullptr; };
@@ -87,8 +93,8 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
     d.db_ih = own(all.d.db_ih, G * H), d.db_hh = own(all.d.db_hh, G * H);
     for (int64_t k = 0, n = v; k < K; k++, n += samples) one.x[k] = all.x[n], one.h[k] = all.h[n], one.da[k] = all.da[n];
     if (some) few.pack(one.da, left, sums);
-    if (few_x) few.run(I, one.x, left, sums, [](int g) { return g; }, d.dw_ih, d.db_ih, panel);
-    if (few_h) few.run(out, one.h, left, sums, [](int g) { return Cell::h_column[g]; }, d.dw_hh, d.db_hh, panel);
+    if (few_x) few.run(I, one.x, left, sums, [](int g) { return g; }, d.dw_ih, d.db_ih, panel, past);
+    if (few_h) few.run(out, one.h, left, sums, [](int g) { return Cell::h_column[g]; }, d.dw_hh, d.db_hh, panel, past);
     if (few_x) d.dw_ih = d.db_ih = nullptr;  // done
     if (few_h) d.dw_hh = d.db_hh = nullptr;
     for (int64_t k = 0; k < K && !(few_x && few_h); k++) {
@@ -102,4 +108,5 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
     for (int64_t k = 0, n = v; k < K; k++, n += samples) one.x[k] = d.unprojected + n * H, one.h[k] = d.dprojected + n * out;
     product.run(K, one.x, one.h, own(all.d.dw_hr, P * H), H, nullptr, memory);
   }
+  if (past) after_past();
 }

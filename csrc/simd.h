@@ -211,6 +211,29 @@ static TORCHRNN_INLINE void store(V value, typename V::type* to, int lanes) {
   else value.store_first(to, lanes);
 }
 
+// Past the caches, for results larger than those: a line is not read before it is written. After the last, `after_past`.
+template <class V>
+static TORCHRNN_INLINE void store_past(V value, typename V::type* to) {
+#if defined(__x86_64__)
+  constexpr int bytes = sizeof value.v;
+  if (!((uintptr_t)to % bytes)) {
+#if TORCHRNN_VECTOR_BYTES == 64
+    if constexpr (bytes == 64) return _mm512_stream_si512((__m512i*)to, (__m512i)value.v);
+#endif
+#if TORCHRNN_VECTOR_BYTES >= 32
+    if constexpr (bytes == 32) return _mm256_stream_si256((__m256i*)to, (__m256i)value.v);
+#endif
+    if constexpr (bytes == 16) return _mm_stream_si128((__m128i*)to, (__m128i)value.v);
+  }
+#endif
+  value.store(to);
+}
+static inline void after_past() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Rows and columns of a square block exchanged: in each round, neighbours `half` apart swap their off-diagonal quarters.
 template <class V>
 static TORCHRNN_INLINE void transpose(V (&rows)[V::lanes]) {

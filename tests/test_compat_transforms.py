@@ -194,8 +194,9 @@ def test_gradients_of_samples_are_those_of_a_loop_and_take_one_sweep(monkeypatch
             torch.testing.assert_close(together[name][k], parameter.grad, atol=1e-12, rtol=1e-12)
 
 
-# few steps, more than are packed at once, rows shorter than a vector, last rows and columns of a tile, a large result
-SHAPES = [(4, 40, 21), (5, 40, 21), (300, 16, 9), (20, 5, 33), (20, 65, 3), (12, 200, 70), (9, 300, 300)]
+# few steps, more than are packed at once, rows shorter than a vector, last rows and columns of a tile, results beyond
+# the caches whose rows begin anywhere, and at a multiple of 64 bytes
+SHAPES = [(4, 40, 21), (5, 40, 21), (300, 16, 9), (20, 5, 33), (20, 65, 3), (12, 200, 70), (9, 300, 300), (6, 320, 320)]
 
 
 @pytest.mark.parametrize(("T", "I", "H"), SHAPES)

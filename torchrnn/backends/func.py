@@ -142,7 +142,7 @@ class _Forward(torch.autograd.Function):
             return tuple(torch.stack(of) for of in zip(*each, strict=True)), (0,) * len(each[0])
         x, *states = _join(inputs[:rows], dims[:rows], V)
         numbers = form.numbers(numbers, V, _one(inputs[0], dims[0]), _one(inputs[1], dims[1]))
-        results = _Forward.apply(form.joined(V), numbers, x, *states, *inputs[rows:])
+        results = _applied(_Forward, form.joined(V), numbers, x, *states, *inputs[rows:])
         # what is kept for backward stays in one piece: _Backward.vmap knows
         kept = (results[-1],) if form.training else ()
         results = results[: len(results) - len(kept)]
@@ -254,11 +254,19 @@ class _Backward(torch.autograd.Function):
             reserve = _Forward.apply(joined, numbers, *inputs, *weights)[-1]
         more = _Asked(joined, asked.needs, V * (asked.samples or 1))
         results, to = [], []
-        for i, g in more._by_place(_Backward.apply(more, numbers, reserve, *inputs, *weights, *gradients)):
+        for i, g in more._by_place(_applied(_Backward, more, numbers, reserve, *inputs, *weights, *gradients)):
             apart = _split(g, V) if i < rows else g.unflatten(0, (-1, V)) if asked.samples else g
             results.append(apart)
             to.append(apart.dim() - 2 if i < rows else 1 if asked.samples else 0)
         return tuple(results), tuple(to)
+
+
+def _applied(function: Any, *args: Any) -> tuple[Tensor, ...]:
+    """``function.apply``, without its detour where nobody differentiates any more."""
+    watched = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
+    if watched or _functorch.peek_interpreter_stack() is not None:
+        return function.apply(*args)
+    return function.forward(*args)
 
 
 def _one(t: Tensor, d: int | None) -> Tensor:
