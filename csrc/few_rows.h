@@ -80,7 +80,8 @@ struct Turned {
   }
 
   Turned(int64_t rows, int64_t K)
-      : rows(rows), K(K), C((int)((rows + V::lanes - 1) / V::lanes)), columns(K * C * V::lanes), sums(C * V::lanes * V::lanes) {}
+      : rows(rows), K(K), C((int)((rows + V::lanes - 1) / V::lanes)), columns(K * C * V::lanes),
+        sums(C * V::lanes * V::lanes) {}
 
   void fill(const T* const* a) const {
     int64_t step = C * V::lanes;
@@ -106,7 +107,8 @@ struct Turned {
     for (int n = 0; n < units; n += most) {
       int count = units - n < most ? units - n : most;
       for (int i = 0; i < count; i++) from[i] = w + (n + i) * K;
-      TORCHRNN_ISA::multiply<V>(C, count, K, from, 1, (const T*)columns, C * V::lanes, sums + (int64_t)n * C * V::lanes, false);
+      T* tile = sums + (int64_t)n * C * V::lanes;
+      TORCHRNN_ISA::multiply<V>(C, count, K, from, 1, (const T*)columns, C * V::lanes, tile, false);
     }
     V bias = start ? load<V>(start, units) : splat<V>(0);
     for (int c = 0; c < C; c++) {
