@@ -84,7 +84,7 @@ class Settings:
         for name in ("steps", "patience"):
             self._check(name, getattr(self, name) >= 0, "at least 0 (0: no limit)")
         self._check("clip", 0 <= self.clip < math.inf, "a number from 0 (0: no clipping)")
-        self._check("lr", 0 < self.lr < math.inf, "a number above 0")
+        self._check("lr", 0 < self.lr <= 1000, "a number above 0 and at most 1000")
         self._check("dropout", 0 <= self.dropout < 1, "from 0 to below 1")
         self._check("seed", 0 <= self.seed < 2**63, "from 0 to below 2^63")
         self._check("devices", self.devices <= self.batch_size, f"at most --batch-size, {self.batch_size}")
