@@ -74,7 +74,7 @@ def test_no_times(text):
 def test_wrong_settings_are_refused_before_anything_is_written(tmp_path):
     path, run = write_text(tmp_path), tmp_path / "run"
     for arguments, message in [
-        (["--lr=nan"], "--lr must be a number above 0, got nan"),
+        (["--lr=nan"], "--lr must be a number above 0 and at most 1000, got nan"),
         (["--threads=100000"], f"--threads must be at most {4 * (os.cpu_count() or 1)} here"),
         (["--cell=lstn"], "--cell must be one of lstm, gru, rnn, got lstn"),
         (["--time-limit=soon"], "--time-limit must be a time"),
