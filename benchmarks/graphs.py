@@ -39,7 +39,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print("forward and training step: compiled / eager, medians of alternating runs, one thread, CPU clock")
-    console.print("10 lengths: compilations; torch takes T = H for one size at first, and learns better from the second")
+    console.print("10 lengths: compilations; torch takes T = H for one size until they differ")
     console.print("entering: the same where the layer is eager and a compiled model of two Linear(8, 8) runs after it")
 
 
