@@ -73,10 +73,12 @@ struct Turned {
   int C;
   Buffer<T> columns, sums;
 
-  // Whether it pays: packing a weight costs as much as about half a vector of rows.
-  static bool takes(int64_t rows) {
+  // Whether it pays: packing a weight costs as much as about half a vector of rows, and more where what is packed no
+  // longer fits into the caches.
+  static bool takes(int64_t rows, int64_t bytes_packed) {
     int64_t padded = (rows + V::lanes - 1) / V::lanes * V::lanes;
-    return rows >= V::lanes * 3 / 4 && rows <= MOST && padded - rows <= V::lanes / 2;
+    bool large = bytes_packed > 8 << 20;
+    return rows <= MOST && (large ? rows > 4 : rows >= V::lanes * 3 / 4 && padded - rows <= V::lanes / 2);
   }
 
   Turned(int64_t rows, int64_t K)

@@ -250,24 +250,25 @@ static void layer_forward(const Layer<typename V::type, Stored>& layer) {
   const Shape& s = layer.shape;
   Profile* profile = layer.profile;
   if (profile) begin(*profile);
+  const int64_t size = Weights(s, nullptr).size, bytes = size * (int64_t)sizeof(T);
   if constexpr (!narrow) {
     if (s.T == 1 && s.B <= 4 && !s.P && !s.running && !layer.packed) {  // a packed step keeps to the sums of a sequence
       for (int i = 0; i < layer.directions; i++) Forward<Cell, V>(s, layer.direction[i]).run_direct();
       if (profile) lap(*profile, SWEEP_FORWARD);
       return;
     }
-    if (s.T == 1 && Turned<V>::takes(s.B) && !s.P && !s.running && !layer.packed) {
+    if (s.T == 1 && Turned<V>::takes(s.B, bytes) && !s.P && !s.running && !layer.packed) {
       forward_turned<Cell, V>(layer);
       if (profile) lap(*profile, SWEEP_FORWARD);
       return;
     }
   }
-  int64_t size = Weights(s, nullptr).size, states = narrow ? Cell::states * s.B * s.H : 0;
+  int64_t states = narrow ? Cell::states * s.B * s.H : 0;
   Buffer<T> scratch(layer.packed ? 1 : (size + states) * layer.directions);
   T* memory = layer.packed ? layer.packed : scratch;
   Weights weights[2] = {{s, memory}, {s, memory + size}};
   int64_t chunks = row_chunks<V>(s, layer.directions, layer.parallel, s.total() * Cell::gates * s.H * (s.I + (s.P ? s.P : s.H)));
-  bool turned = !narrow && chunks == 1 && Turned<V>::takes(s.total());
+  bool turned = !narrow && chunks == 1 && Turned<V>::takes(s.total(), bytes);
   if (!layer.packed)
     in_parallel(layer.parallel, layer.directions, [&](int64_t i) { weights[i].fill(s, layer.direction[i], turned); });
   if (profile) lap(*profile, PACKING);

@@ -94,8 +94,10 @@ static Tensor plan(int64_t B, int64_t T, int64_t M, bool batch_first, std::optio
   rows.steps.reserve((size_t)M);
   for (int64_t b = 0; b < B; b++) {
     int64_t n = length ? length[b] : T, from = begin ? begin[b] : batch_first ? b * T : b;
-    STD_TORCH_CHECK(n >= 0 && from >= 0 && (!n || from + (n - 1) * stride < M) && (n <= T || !(mask || reset)), "row ",
-                    b, " has ", n, " steps from ", from, " on, of ", M);
+    STD_TORCH_CHECK(n >= 0 && (begin || n <= T), "lengths must be between 0 and T = ", T, ", got lengths[", b, "] = ", n,
+                    ": lengths count steps of the padded input");
+    STD_TORCH_CHECK(from >= 0 && (!n || from + (n - 1) * stride < M), "row ", b, " has ", n, " steps from ", from,
+                    " on, of ", M);
     rows.add(b, from, stride, n, valid, begins, to_zero ? B : b);
   }
   auto [S, longest] = order(rows.segments);

@@ -5,16 +5,17 @@
 // Letters as in layer.h.
 
 // Blocks of scratch memory that a thread keeps for its next call: what malloc gave back to the system at the end of one
-// call would come back page by page in the next, at several times the cost of a small layer.
+// call would come back page by page in the next, at several times the cost of a layer.
 struct Scratch {
   static constexpr int SLOTS = 8;
 #ifdef __SANITIZE_ADDRESS__  // the sanitizer must see where a block ends, and memory that nobody has written
   static constexpr size_t MOST = 0;
 #else
-  static constexpr size_t MOST = size_t(8) << 20;  // bytes of a block worth keeping
+  static constexpr size_t MOST = size_t(64) << 20;  // bytes kept in all
 #endif
   void* block[SLOTS] = {};
   size_t size[SLOTS] = {};
+  size_t kept = 0;
 
   ~Scratch() {
     for (void* b : block) free(b);
@@ -25,28 +26,48 @@ struct Scratch {
     for (int i = 0; i < SLOTS; i++)
       if (block[i] && size[i] >= bytes && (best < 0 || size[i] < size[best])) best = i;
     if (best >= 0) {
-      void* found = block[best];
       bytes = size[best];
-      block[best] = nullptr;
-      return found;
+      return remove(best);
     }
-    void* made = aligned_alloc(64, bytes);
+    void* made = fresh_block(bytes);
     if (!made) abort();  // nothing sensible is left to do; torch's own allocator has been asked for far more
     return made;
   }
+  // Smaller blocks make room for a larger one.
   void give(void* b, size_t bytes) {
-    int least = 0;  // an empty slot, or the smallest block
-    for (int i = 0; i < SLOTS; i++) {
-      if (!block[i]) {
-        least = i;
-        break;
+    if (bytes > MOST) return free(b);
+    for (;;) {
+      int least = -1, empty = -1;
+      for (int i = 0; i < SLOTS; i++)
+        if (!block[i]) empty = i;
+        else if (least < 0 || size[i] < size[least]) least = i;
+      if (empty >= 0 && kept + bytes <= MOST) {
+        block[empty] = b;
+        size[empty] = bytes;
+        kept += bytes;
+        return;
       }
-      if (size[i] < size[least]) least = i;
+      if (size[least] >= bytes) return free(b);
+      free(remove(least));
     }
-    if (bytes > MOST || (block[least] && size[least] >= bytes)) return free(b);
-    free(block[least]);
-    block[least] = b;
-    size[least] = bytes;
+  }
+
+ private:
+  void* remove(int i) {
+    void* found = block[i];
+    block[i] = nullptr;
+    kept -= size[i];
+    return found;
+  }
+  static void* fresh_block(size_t& bytes) {
+    constexpr size_t PAGE = size_t(1) << 21;
+    if (bytes < 2 * PAGE) return aligned_alloc(64, bytes);
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    void* made = aligned_alloc(PAGE, bytes);
+#ifdef __linux__
+    if (made) madvise(made, bytes, MADV_HUGEPAGE);
+#endif
+    return made;
   }
 };
 

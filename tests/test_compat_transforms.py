@@ -157,6 +157,21 @@ def test_options(options: Any) -> None:
         agrees(lambda transform=transform: TRANSFORMS[transform](layer, weights, xs, {}))
 
 
+@pytest.mark.parametrize("said", ["lengths", "mask", "reset"])
+@pytest.mark.parametrize("make", [torchrnn.RNN, torchrnn.LSTM, torchrnn.GRU])
+def test_what_is_said_of_steps_outlives_the_transform_that_read_it(make: Any, said: str) -> None:
+    layer, x = make(2, 3, **F64), torch.randn(3, 2, 2, **F64)
+    flags = torch.tensor([[True, False], [True, True], [False, True]])
+    given: Any = {said: [3, 1] if said == "lengths" else flags}
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x, **given)[0].pow(3).sum()
+
+    agrees(lambda: jacrev(jacrev(loss))(x))
+    agrees(lambda: vmap(jacrev(grad(loss)))(torch.stack([x, 2 * x])))
+    agrees(lambda: grad(lambda x: grad(lambda x: grad(loss)(x).sum())(x).sum())(x))
+
+
 def test_packed_sequences_given_states_and_all_of_them() -> None:
     layer = torchrnn.LSTM(I, H, **STACKED, **F64)
     xs, weights = torch.randn(V, T, B, I, **F64), weights_of(layer)

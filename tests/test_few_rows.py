@@ -1,5 +1,8 @@
 """Calls of few rows, which multiply with the weights as they lie: to the bit the rows of a call of many."""
 
+import os
+import resource
+
 import pytest
 import torch
 from fused import needs_kernels
@@ -82,3 +85,17 @@ def test_each_instruction_set() -> None:
     for isa, (out, err) in zip(processes, finish(*processes.values()), strict=True):
         if "must be one of those that this processor has" not in err:
             assert out == isa, err
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="there all is freed at once")
+@pytest.mark.parametrize("B", [6, 20, 70])
+def test_what_a_large_step_packs_is_not_fetched_from_the_system_each_time(B: int) -> None:
+    cell, x = torchrnn.LSTMCell(900, 900), torch.randn(B, 900)
+    with torch.no_grad():
+        for _ in range(3):
+            cell(x, (x, x))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            cell(x, (x, x))
+        pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10
+    assert pages < 1000, "of the 6,000 that the weights have"

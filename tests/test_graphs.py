@@ -150,12 +150,15 @@ def test_nothing_to_run(kind: str, lengths: bool, t: int, b: int) -> None:
             torch.testing.assert_close(a, e)
 
 
-def test_bad_lengths_are_refused_when_the_graph_runs() -> None:
-    layer, x = torchrnn.GRU(I, 4), torch.randn(T, B, I)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_bad_lengths_are_refused_when_the_graph_runs(batch_first: bool) -> None:
+    layer, x = torchrnn.GRU(I, 4, batch_first=batch_first), torch.randn((B, T, I) if batch_first else (T, B, I))
     compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     compiled(x, lengths=torch.tensor([5, 1, 0, 2]))
-    with pytest.raises(RuntimeError, match="row 1 has 6 steps"):
-        compiled(x, lengths=torch.tensor([5, 6, 0, 2]))
+    # batch_first a row that is too long would run on into the next
+    for bad, said in (([5, 6, 0, 2], r"lengths\[1\] = 6"), ([5, 0, 8, 0], r"lengths\[2\] = 8"), ([-2, 1, 1, 1], "-2")):
+        with pytest.raises(RuntimeError, match="lengths must be between 0 and T = 5, got .*" + said):
+            compiled(x, lengths=torch.tensor(bad))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

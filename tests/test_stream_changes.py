@@ -109,6 +109,22 @@ def test_hooks_are_called() -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+def test_the_step_of_an_optimiser_is_not_missed(make: Any, fused: bool) -> None:
+    layer: Any = torchrnn.GRU(I, 5)
+    x, stream, optimiser = torch.randn(3, 2, I), Stream(layer), make(layer.parameters(), lr=0.1, fused=fused)
+    for _ in range(2):
+        with torch.no_grad():
+            stream(x[0])
+        optimiser.zero_grad()
+        layer(x)[0].square().sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            state = stream.state
+            torch.testing.assert_close(stream(x[1]), layer(x[1:2], state)[0][0])
+
+
 @pytest.mark.parametrize("change", ["data", "numpy"])
 def test_refresh_after_a_change_that_torch_does_not_count(change: str) -> None:
     layer: Any = torchrnn.LSTM(I, 5)

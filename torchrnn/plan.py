@@ -7,13 +7,15 @@ they stand, other backends have them moved.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrnn import _extension
 from torchrnn.call import transform
+
+_functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Plan(NamedTuple):
@@ -59,13 +61,14 @@ class Steps:
         to_zero: bool = True,
     ) -> None:
         self.B, self.T, self.M, self.batch_first = B, T, M, batch_first
-        self.lengths, self.first, self.mask, self.reset, self.to_zero = lengths, first, mask, reset, to_zero
+        self.lengths, self.first, self.mask, self.reset = (constant(t) for t in (lengths, first, mask, reset))
+        self.to_zero = to_zero
         self._numbers: dict[int, Tensor] = {}  # by D: each call of a layer by itself asks for the same
 
     def numbers(self, D: int) -> Tensor:
         """The plan for D directions as our kernels take it: one int64 tensor of what csrc/steps.h says."""
         if D not in self._numbers:
-            self._numbers[D] = torch.ops.torchrnn.plan.default(
+            numbers = torch.ops.torchrnn.plan.default(
                 self.B,
                 self.T,
                 self.M,
@@ -77,6 +80,7 @@ class Steps:
                 self.to_zero,
                 D,
             )
+            self._numbers[D] = constant(numbers)
         return self._numbers[D]
 
     @staticmethod
@@ -132,6 +136,14 @@ class Steps:
         _, steps, running, begin, end = numbers.split((4, M, M, D * M, D * B))
         begins, ends = begin.view(D, M)[:, :S], end.view(D, B)
         return Plan(steps[:N], running[:longest], begins.unbind(0), ends.unbind(0), S, bool(idle))
+
+
+def constant(t: Any) -> Any:
+    """A tensor without gradient, out of the levels of torch.func's grad: they may end before it is needed again."""
+    if not torch.compiler.is_compiling():
+        while t is not None and _functorch.is_gradtrackingtensor(t):
+            t = _functorch.get_unwrapped(t)
+    return t
 
 
 def _by_library() -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import check, check_steps
-from torchrnn.plan import Steps
+from torchrnn.plan import Steps, constant
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent
@@ -176,7 +176,7 @@ def enter(layer: Recurrent, input: Any, weight: Tensor, said: Said) -> Entered:
     check_steps.together(layer, input, *said)
     if isinstance(input, PackedSequence):
         check.layer_input(layer, input, weight)
-        return input.data, input.batch_sizes, None, Packed(input)
+        return input.data, constant(input.batch_sizes), None, Packed(input)
     if isinstance(input, list):
         return _listed(check_steps.sequences(layer, input, weight))
     if isinstance(input, Tensor) and input.is_nested:

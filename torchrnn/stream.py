@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchrnn import check, stack
@@ -23,8 +24,9 @@ class Stream:
 
     On our CPU kernels the pieces' outputs are bit for bit those of one call over the whole sequence (of two steps or
     more, in float32 and float64, without dropout), and without gradients the weights are packed once for all steps.
-    They are packed again when a parameter is replaced, moved or changed in place; a change that torch does not count,
-    through ``weight.data`` or a NumPy array, needs [`refresh`][torchrnn.Stream.refresh].
+    They are packed again when a parameter is replaced, moved or changed in place, and after an optimiser's step. A
+    change that torch does not count, through ``weight.data`` or a NumPy array, needs
+    [`refresh`][torchrnn.Stream.refresh].
 
     Args:
         layer: a layer of one direction.
@@ -205,16 +207,38 @@ def _asked(layer: Recurrent) -> tuple[Any, ...]:
     return layer.training, layer.dropout, layer.output_dropout, layer.residual, layer.return_sequences
 
 
+class _Optimisers:
+    """How often optimisers have stepped: fused ones change weights past torch's count of changes."""
+
+    steps = 0
+    watched = False
+
+    @classmethod
+    def watch(cls) -> int:
+        """The number so far; from the first time on they are counted."""
+        if not cls.watched:
+            register_optimizer_step_post_hook(cls._count)
+            cls.watched = True
+        return cls.steps
+
+    @classmethod
+    def _count(cls, *_: Any) -> None:
+        cls.steps += 1
+
+
 class _Packed(NamedTuple):
     """The weights of a layer packed for many steps, and what they were packed from."""
 
+    steps: int  # of optimisers until then
     asked: tuple[Any, ...]
     weights: list[tuple[Tensor, int, int]]  # with the version and the place of each
     call: Call | None  # a step; None: the layer is not for this
     by_layer: list[Tensor]
 
     def current(self, weights: Sequence[Tensor]) -> bool:
-        """Whether these are the weights that were packed, unchanged as far as torch counts."""
+        """Whether these are the weights that were packed, unchanged as far as torch and we count."""
+        if self.steps != _Optimisers.steps:
+            return False
         for weight, (packed, version, place) in zip(weights, self.weights, strict=False):
             if weight is not packed or weight._version != version or weight.data_ptr() != place:
                 return False
@@ -223,6 +247,7 @@ class _Packed(NamedTuple):
 
 def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
     """The weights of a layer, packed if its steps are those of the kernels for many steps and nothing more."""
+    steps = _Optimisers.watch()
     call, _ = layer.request(weights[0].new_zeros((1, 1, layer.input_size)))
     call = call._replace(x=call.x[0], one_step=True)
     plain = (
@@ -237,9 +262,9 @@ def _pack(layer: Recurrent, weights: Sequence[Tensor]) -> _Packed:
         and choose(call) is cpu
     )
     if not plain:
-        return _Packed(_asked(layer), [], None, [])
+        return _Packed(steps, _asked(layer), [], None, [])
     by_layer, of = [], len(call.weights) // layer.num_layers
     first, *_, last = (*call.states, *call.states)
     for k in range(layer.num_layers):
         by_layer.append(step.pack(call, (first[k], last[k]), call.weights[k * of : (k + 1) * of]))
-    return _Packed(_asked(layer), [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)
+    return _Packed(steps, _asked(layer), [(w, w._version, w.data_ptr()) for w in weights], call, by_layer)
