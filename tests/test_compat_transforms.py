@@ -172,6 +172,14 @@ def test_what_is_said_of_steps_outlives_the_transform_that_read_it(make: Any, sa
     agrees(lambda: grad(lambda x: grad(lambda x: grad(loss)(x).sum())(x).sum())(x))
 
 
+@pytest.mark.parametrize("said", ["lengths", "mask", "reset"])
+def test_what_is_said_of_steps_cannot_be_mapped(said: str) -> None:
+    layer, xs = torchrnn.GRU(2, 3), torch.randn(V, T, B, 2)
+    given = torch.ones(V, B, dtype=torch.int64) if said == "lengths" else torch.rand(V, T, B) < 0.5
+    with pytest.raises(RuntimeError, match=f"{said} must be the same for all that torch.vmap maps"):
+        vmap(lambda x, given: layer(x, **{said: given})[0])(xs, given)
+
+
 def test_packed_sequences_given_states_and_all_of_them() -> None:
     layer = torchrnn.LSTM(I, H, **STACKED, **F64)
     xs, weights = torch.randn(V, T, B, I, **F64), weights_of(layer)

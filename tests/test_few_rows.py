@@ -23,7 +23,7 @@ def step(cell: torch.nn.Module, rows: tuple[Tensor, ...]) -> list[Tensor]:
     x, *states = (t.detach().requires_grad_() for t in rows)
     found = cell(x, tuple(states) if len(states) > 1 else states[0])
     found = found if isinstance(found, tuple) else (found,)
-    return [*found, *torch.autograd.grad(sum(t.sin().sum() for t in found), [x, *states])]
+    return [*found, *torch.autograd.grad([t.sin().sum() for t in found], [x, *states])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

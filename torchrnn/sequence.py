@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import check, check_steps
+from torchrnn.call import mapped
 from torchrnn.plan import Steps, constant
 
 if TYPE_CHECKING:
@@ -202,6 +203,8 @@ def _steps(said: Said, T: int, dims: tuple[int, ...], batch_first: bool) -> Step
     """What was said about the steps of a batch, or None where all of them count in one piece."""
     lengths = mask = reset = None
     B = prod(dims)
+    if not torch.compiler.is_compiling():
+        _same_for_all(said)
     if said.lengths is not None:
         lengths = check_steps.lengths(said.lengths, T, dims)
     if said.mask is not None:
@@ -220,6 +223,16 @@ def _steps(said: Said, T: int, dims: tuple[int, ...], batch_first: bool) -> Step
     if lengths is None and mask is None and reset is None:
         return None
     return Steps(B, T, B * T, batch_first, lengths, None, mask, reset, said.reset_to == "zero")
+
+
+def _same_for_all(said: Said) -> None:
+    """Raise where torch.vmap maps what was said."""
+    for name, given in zip(("lengths", "mask", "reset"), said, strict=False):
+        if isinstance(given, Tensor) and mapped(given):
+            raise check.ArgumentError(
+                f"{name} must be the same for all that torch.vmap maps, got one of each: put all into the batch of one "
+                "call, or loop over them"
+            )
 
 
 def _listed(sequences: list[Tensor]) -> Entered:

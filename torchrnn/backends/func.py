@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, reference
 from torchrnn.backends.operators import NUMBERS, operators
-from torchrnn.call import TRANSFORMED, Call
+from torchrnn.call import TRANSFORMED, Call, mapped
 
 _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _COVERED = (_functorch.TransformType.Vmap, _functorch.TransformType.Grad)
@@ -34,7 +34,7 @@ def refuses(call: Call) -> str | None:
     if any(level.key() not in _COVERED for level in _functorch.get_interpreter_stack()):
         return "a transform other than vmap and grad is active"
     steps = call.steps
-    if steps is not None and any(_mapped(t) for t in (steps.lengths, steps.first, steps.mask, steps.reset)):
+    if steps is not None and any(mapped(t) for t in (steps.lengths, steps.first, steps.mask, steps.reset)):
         return "vmap maps the lengths, the mask or the resets"
     return None
 
@@ -43,14 +43,6 @@ def forward() -> bool:
     """Whether some transform differentiates forward, which the kernels do not."""
     levels = _functorch.get_interpreter_stack() or ()
     return forward_ad._current_level >= 0 or any(at.key() == _functorch.TransformType.Jvp for at in levels)
-
-
-def _mapped(t: Tensor | None) -> bool:
-    while t is not None and _functorch.is_functorch_wrapped_tensor(t):
-        if _functorch.is_batchedtensor(t):
-            return True
-        t = _functorch.get_unwrapped(t)
-    return False
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
