@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "check_states": {"check"},
     "check_steps": {"check"},
     "plan": {"_extension", "call"},
-    "sequence": {"call", "check", "check_steps", "plan"},
+    "sequence": {"check", "check_steps", "plan"},
     "state": {"check", "check_steps"},
     "layer": {
         "_extension",

@@ -77,8 +77,7 @@ def choose(call: Call) -> ModuleType:
 
 
 TRANSFORMED = "a torch.func transform is active"
-_functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_innermost_transform = _functorch.peek_interpreter_stack
+_innermost_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _tracing, _autocast = torch._C._get_tracing_state, torch._C._is_any_autocast_enabled
 
 
@@ -89,15 +88,6 @@ def transform() -> str | None:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     return None
-
-
-def mapped(t: Tensor | None) -> bool:
-    """Whether some `torch.vmap` maps over the tensor."""
-    while t is not None and _functorch.is_functorch_wrapped_tensor(t):
-        if _functorch.is_batchedtensor(t):
-            return True
-        t = _functorch.get_unwrapped(t)
-    return False
 
 
 def surrounded() -> bool:

@@ -146,6 +146,15 @@ def constant(t: Any) -> Any:
     return t
 
 
+def mapped(t: Any) -> bool:
+    """Whether some `torch.vmap` maps over the tensor."""
+    while t is not None and _functorch.is_functorch_wrapped_tensor(t):
+        if _functorch.is_batchedtensor(t):
+            return True
+        t = _functorch.get_unwrapped(t)
+    return False
+
+
 def _by_library() -> bool:
     """Whether our library makes the plan: what looks into each operation shall find torch's."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or transform() is not None:

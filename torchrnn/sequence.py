@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from torchrnn import check, check_steps
-from torchrnn.call import mapped
-from torchrnn.plan import Steps, constant
+from torchrnn.plan import Steps, constant, mapped
 
 if TYPE_CHECKING:
     from torchrnn.layer import Recurrent

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, reference
 from torchrnn.backends.operators import NUMBERS, operators
-from torchrnn.call import TRANSFORMED, Call, mapped
+from torchrnn.call import TRANSFORMED, Call
 
 _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _COVERED = (_functorch.TransformType.Vmap, _functorch.TransformType.Grad)
@@ -33,9 +33,6 @@ def refuses(call: Call) -> str | None:
         return "forward-mode differentiation is active"
     if any(level.key() not in _COVERED for level in _functorch.get_interpreter_stack()):
         return "a transform other than vmap and grad is active"
-    steps = call.steps
-    if steps is not None and any(mapped(t) for t in (steps.lengths, steps.first, steps.mask, steps.reset)):
-        return "vmap maps the lengths, the mask or the resets"
     return None
 
 
