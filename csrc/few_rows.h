@@ -86,19 +86,9 @@ struct Turned {
         sums(C * V::lanes * V::lanes) {}
 
   void fill(const T* const* a) const {
-    int64_t step = C * V::lanes;
     for (int c = 0; c < C; c++) {
-      T* out = columns + c * V::lanes;
-      const T* const* from = a + c * V::lanes;
-      int64_t lanes = rows - c * V::lanes < V::lanes ? rows - c * V::lanes : V::lanes, k = 0;
-      for (; k + V::lanes <= K; k += V::lanes) {
-        V block[V::lanes];
-        for (int l = 0; l < V::lanes; l++) block[l] = l < lanes ? V::load(from[l] + k) : splat<V>(0);
-        transpose(block);
-        for (int l = 0; l < V::lanes; l++) block[l].store(out + (k + l) * step);
-      }
-      for (; k < K; k++)
-        for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l][k] : 0;
+      int64_t first = c * V::lanes, left = rows - first;
+      turn_rows<V>(a + first, left < V::lanes ? (int)left : V::lanes, K, columns + first, C * V::lanes);
     }
   }
 

@@ -8,7 +8,7 @@ struct Forward : Sweep<Cell, V, Stored> {
       Base::output_before, Base::state_before, Base::running, Base::initial, Base::copy, Base::narrow;
 
   void run(const Chunk& own, const Matrix<V, Stored>& w_x, const Matrix<V, Stored>& w_h, const Matrix<V, Stored>& w_r,
-           const T* bias, Profile* profile) const {
+           const T* zero, const T* bias, Profile* profile) const {
     int64_t B = own.end - own.begin;
     if (B <= 0) return;
     start(own);
@@ -32,7 +32,8 @@ struct Forward : Sweep<Cell, V, Stored> {
       const T* part = x_part;
       for (int64_t j = i; j < last; j++) {
         int64_t n = own.rows(s, time(j));
-        step(time(j), own.begin, n, part, w_h, w_r, (const Stored**)(pointers + 2 * slab * B), middle);
+        const T* product = j == 0 && from_zeros(own.begin, n) ? zero : nullptr;
+        step(time(j), own.begin, n, part, w_h, product, w_r, (const Stored**)(pointers + 2 * slab * B), middle);
         part += n * G * H;
       }
       if (profile) lap(*profile, SWEEP_FORWARD);
@@ -74,7 +75,7 @@ struct Forward : Sweep<Cell, V, Stored> {
           if (d.b_hh && additive) part = part + load<V>(d.b_hh + n, lanes);
           store(part, x_part + n, lanes);
         }
-        units(0, r, unit, tile, x_part, h, nullptr);
+        units(0, r, unit, tile, V::lanes, x_part, h, nullptr);
       }
     }
     finish({0, s.B});
@@ -99,7 +100,7 @@ struct Forward : Sweep<Cell, V, Stored> {
         x.multiply(d.w_ih + n * s.I, lanes, x_part + n, G * H, d.b_ih ? bias : nullptr);
         h.multiply(d.w_hh + n * out, lanes, tiles + g * V::lanes, W, nullptr);
       }
-      for (int64_t r = 0; r < s.B; r++) units(0, r, unit, tiles + r * W, x_part + r * G * H, previous[r], nullptr);
+      for (int64_t r = 0; r < s.B; r++) units(0, r, unit, tiles + r * W, V::lanes, x_part + r * G * H, previous[r], nullptr);
     }
   }
 
@@ -121,23 +122,34 @@ struct Forward : Sweep<Cell, V, Stored> {
     }
   }
 
-  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V, Stored>& w_h,
+  bool from_zeros(int64_t begin, int64_t rows) const {
+    const Stored* h = d.initial[0] + begin * out;
+    for (int64_t j = 0; j < rows * out; j++)
+      if (h[j] != 0) return false;
+    return true;
+  }
+
+  // `zero` are the products with weight_hh where all previous outputs are zero, otherwise null.
+  void step(int64_t t, int64_t r0, int64_t rows, const T* x_part, const Matrix<V, Stored>& w_h, const T* zero,
             const Matrix<V, Stored>& w_r, const Stored** pointers, Stored* middle) const {
     const Panels<V, Stored>& panels = w_h.panels;
     const Stored** previous = pointers;
     Stored** projected = (Stored**)(pointers + rows);
     for (int64_t r = 0; r < rows; r++) previous[r] = output_before(t, r0 + r);
-    alignas(64) T tile[MAX_TILE * V::lanes];
+    alignas(64) T tile[(MAX_TILE + 1) * V::lanes];  // the last value's lanes may end behind the tile
     for (int64_t q = 0; q < panels.count(); q++) {
       int64_t p = t & 1 ? panels.count() - 1 - q : q;  // to and fro: the panels used last are still in the cache
-      int vectors = panels.vectors(p), C = vectors * G, most = tile_rows<V>(C);
+      int vectors = panels.vectors(p), C = panels.columns(p), most = tile_rows<V>(C);
+      int64_t apart = panels.apart(p);
       for (int64_t m = 0; m < rows; m += most) {
         int count = rows - m < most ? (int)(rows - m) : most;
-        multiply<V>(C, count, out, previous + m, 1, w_h.at(p), w_h.step(p), tile, false);
-        for (int r = 0; r < count; r++)
+        if (!zero) multiply<V>(C, count, out, previous + m, 1, w_h.at(p), w_h.step(p), tile, false);
+        for (int r = 0; r < count; r++) {
+          const T* products = zero ? zero + panels.first_column(p) * V::lanes : tile + r * C * V::lanes;
           for (int b = 0; b < vectors; b++)
-            units(t, r0 + m + r, p * panels.width() + (int64_t)b * V::lanes, tile + (r * C + b * G) * V::lanes,
+            units(t, r0 + m + r, p * panels.width() + (int64_t)b * V::lanes, products + b * G * V::lanes, apart,
                   x_part + (m + r) * G * H, previous[m + r], middle + (m + r) * H);
+        }
       }
     }
     if (!d.w_hr) return;
@@ -148,26 +160,26 @@ struct Forward : Sweep<Cell, V, Stored> {
     multiply_all<V>(rows, w_r, previous, projected, nullptr, false);
   }
 
-  // One vector of units of one row: the cell's function on the tile.
-  void units(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part, const Stored* previous,
+  // One vector of units of one row: the cell's function on the tile, whose gates are `apart` numbers from each other.
+  void units(int64_t t, int64_t r, int64_t unit, const T* tile, int64_t apart, const T* x_part, const Stored* previous,
              Stored* middle) const {
-    if (__builtin_expect(d.open, false)) units_open(t, r, unit, tile, x_part, previous, middle);
-    else if (H - unit >= V::lanes) units_of<Cell, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
-    else units_of<Cell, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+    if (__builtin_expect(d.open, false)) units_open(t, r, unit, tile, apart, x_part, previous, middle);
+    else if (H - unit >= V::lanes) units_of<Cell, true>(t, r, unit, V::lanes, tile, V::lanes, x_part, previous, middle);
+    else units_of<Cell, false>(t, r, unit, (int)(H - unit), tile, apart, x_part, previous, middle);
   }
-  __attribute__((noinline)) void units_open(int64_t t, int64_t r, int64_t unit, const T* tile, const T* x_part,
-                                            const Stored* previous, Stored* middle) const {
+  __attribute__((noinline)) void units_open(int64_t t, int64_t r, int64_t unit, const T* tile, int64_t apart,
+                                            const T* x_part, const Stored* previous, Stored* middle) const {
     using Open = typename Cell::open;
-    if (H - unit >= V::lanes) units_of<Open, true>(t, r, unit, V::lanes, tile, x_part, previous, middle);
-    else units_of<Open, false>(t, r, unit, (int)(H - unit), tile, x_part, previous, middle);
+    if (H - unit >= V::lanes) units_of<Open, true>(t, r, unit, V::lanes, tile, V::lanes, x_part, previous, middle);
+    else units_of<Open, false>(t, r, unit, (int)(H - unit), tile, apart, x_part, previous, middle);
   }
   template <class Functor, bool full>
-  TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, const T* x_part,
-                                const Stored* previous, Stored* middle) const {
+  TORCHRNN_INLINE void units_of(int64_t t, int64_t r, int64_t unit, int lanes, const T* tile, int64_t apart,
+                                const T* x_part, const Stored* previous, Stored* middle) const {
     constexpr int saved = Functor::saved;
     V a[columns], before[S], after[S], keep[saved > 0 ? saved : 1];
     for (int g = 0; g < G; g++) {
-      V x = load<V, full>(x_part + g * H + unit, lanes), h = V::load(tile + g * V::lanes);
+      V x = load<V, full>(x_part + g * H + unit, lanes), h = V::load(tile + g * apart);
       int column = Cell::h_column[g];
       if (column == g) {
         a[g] = x + h;
@@ -202,28 +214,30 @@ struct PackedWeights {
   using T = typename V::type;
   static constexpr int G = Cell::gates;
   Matrix<V, Stored> x, h, r;
-  T *bias, *b_hh;
+  T *zero, *bias, *b_hh;  // zero: the products of h with zeros
   int64_t size;
 
   PackedWeights(const Shape& s, T* memory)
       : x{{G * s.H, 1, s.I}}, h{{s.H, G, s.P ? s.P : s.H}}, r{{s.P, 1, s.H}} {
     x.packed = (Stored*)memory, h.packed = x.packed + x.panels.size(), r.packed = h.packed + h.panels.size();
-    bias = (T*)(r.packed + r.panels.size());
+    zero = (T*)(r.packed + r.panels.size());
+    bias = zero + (h.panels.columns() + 1) * V::lanes;
     b_hh = bias + G * s.H + V::lanes;
     size = b_hh + G * s.H + V::lanes - memory;
   }
 
   void fill(const Shape& s, const Direction<T, Stored>& d, bool turned = false) {
-    int64_t GH = G * s.H, out = s.P ? s.P : s.H;
+    int64_t out = s.P ? s.P : s.H;
     if (turned) x.packed = nullptr;
     else x.pack_all(d.w_ih, 0, s.I, 1);
-    h.pack_all(d.w_hh, s.H * out, out, 1);
+    h.pack_all(d.w_hh, s.H * out, out, 1, zero);
     if (d.w_hr) r.pack_all(d.w_hr, 0, s.H, 1);
     if (!d.b_ih) return;
-    for (int64_t j = 0; j < GH; j++) {
-      bias[j] = d.b_ih[j] + (Cell::h_column[j / s.H] == j / s.H ? T(d.b_hh[j]) : 0);
-      b_hh[j] = d.b_hh[j];
-    }
+    for (int g = 0; g < G; g++)
+      for (int64_t j = g * s.H; j < (g + 1) * s.H; j++) {
+        bias[j] = d.b_ih[j] + (Cell::h_column[g] == g ? T(d.b_hh[j]) : 0);
+        b_hh[j] = d.b_hh[j];
+      }
   }
 };
 
@@ -282,7 +296,7 @@ static void layer_forward(const Layer<typename V::type, Stored>& layer) {
     } else if (layer.packed && d.b_hh) {
       d.b_hh = w.b_hh;
     }
-    Forward<Cell, V, Stored>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, d.b_hh ? w.bias : nullptr, profile);
+    Forward<Cell, V, Stored>(s, d).run(chunk(s, i % chunks, chunks), w.x, w.h, w.r, w.zero, d.b_hh ? w.bias : nullptr, profile);
   });
 }
 

@@ -20,7 +20,9 @@ static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t s
                           int64_t step, typename V::type* tile) {
   using T = typename V::type;
   V sum[R][C];
+#pragma GCC unroll 8  // or tiles of few vectors stay in memory
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
       if constexpr (add) sum[r][c] = V::load(tile + (r * C + c) * V::lanes);
       else sum[r][c] = splat<V>(0);
@@ -29,12 +31,16 @@ static void multiply_tile(int64_t K, const typename V::type* const* a, int64_t s
   for (int64_t k = 0, at = 0; k < K; k++, at += stride, w += step) {
     V b[C];
     for (int c = 0; c < C; c++) b[c] = V::load(w + c * V::lanes);
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       V x = splat<V>(row[r][at]);
+#pragma GCC unroll 8
       for (int c = 0; c < C; c++) sum[r][c] = fma(x, b[c], sum[r][c]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++) sum[r][c].store(tile + (r * C + c) * V::lanes);
 }
 
@@ -67,30 +73,48 @@ static void multiply(int C, int rows, int64_t K, const Stored* const* a, int64_t
 #undef TORCHRNN_CASE
 }
 
-// One column of a panel: `lanes` units, the numbers of a unit `depth` apart.
-template <class V>
-static void pack_column(typename V::type* out, int64_t step, const typename V::type* from, int64_t lanes, int64_t K,
-                        int64_t unit, int64_t depth) {
+// Up to a vector of rows turned: out[k * step + l] = row[l][k], zero from lane `rows` on. Gives the sum over k of what
+// stands there times zero: zero, or NaN where one is not finite.
+template <class V, bool all = false>
+static V turn_rows(const typename V::type* const* row, int rows, int64_t K, typename V::type* out, int64_t step) {
+  constexpr int L = V::lanes;
+  if (!all && rows == L) return turn_rows<V, true>(row, rows, K, out, step);
+  V zero = splat<V>(0), sum[4] = {zero, zero, zero, zero};
   int64_t k = 0;
-  if (unit == 1) {
-    for (; k < K; k++) {
-      V row = lanes == V::lanes ? V::load(from + k * depth) : V::load_first(from + k * depth, (int)lanes);
-      row.store(out + k * step);
-    }
-  } else if (depth == 1) {
-    for (; k + V::lanes <= K; k += V::lanes) {
-      V rows[V::lanes];
-      for (int l = 0; l < V::lanes; l++) rows[l] = l < lanes ? V::load(from + l * unit + k) : splat<V>(0);
-      transpose(rows);
-      for (int l = 0; l < V::lanes; l++) rows[l].store(out + (k + l) * step);
-    }
+  for (; k + L <= K; k += L) {
+    V block[L];
+    for (int l = 0; l < L; l++) block[l] = all || l < rows ? V::load(row[l] + k) : zero;
+    transpose(block);
+#pragma GCC unroll 16
+    for (int l = 0; l < L; l++) block[l].store(out + (k + l) * step), sum[l % 4] = fma(block[l], zero, sum[l % 4]);
   }
-  for (; k < K; k++)
-    for (int64_t l = 0; l < V::lanes; l++) out[k * step + l] = l < lanes ? from[l * unit + k * depth] : 0;
+  if (k < K) {
+    V block[L];
+    for (int l = 0; l < L; l++) block[l] = all || l < rows ? V::load_first(row[l] + k, (int)(K - k)) : zero;
+    transpose(block);
+    for (int l = 0; k + l < K; l++) block[l].store(out + (k + l) * step), sum[0] = fma(block[l], zero, sum[0]);
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last. Where pairs
-// of k are packed, `parts` runs of K may each fill up their last pair.
+// One column of a panel: `units` numbers for each k, given by where they begin and `depth` apart, either with depth 1 or
+// side by side. Gives what turn_rows does.
+template <class V>
+static V pack_column(typename V::type* out, int64_t step, const typename V::type* const* unit, int units, int64_t K,
+                     int64_t depth) {
+  if (depth == 1) return turn_rows<V>(unit, units, K, out, step);
+  V zero = splat<V>(0), sum = zero;
+  for (int64_t k = 0; k < K; k++) {
+    V row = load<V>(unit[0] + k * depth, units);
+    row.store(out + k * step);
+    sum = fma(row, zero, sum);
+  }
+  return sum;
+}
+
+// How U units of G values each are cut into panels: `blocks` vectors of units side by side while they last. Of less than
+// a vector of units the values follow each other without a gap. Where pairs of k are packed, `parts` runs of K may each
+// fill up their last pair.
 template <class V, class Stored = typename V::type>
 struct Panels {
   static constexpr bool narrow = !__is_same(Stored, typename V::type);
@@ -113,20 +137,39 @@ struct Panels {
     int64_t left = (units - p * width() + V::lanes - 1) / V::lanes;
     return left < blocks ? (int)left : blocks;
   }
-  int64_t offset(int64_t p) const { return p * width() * G * depth(); }  // panels before the last are full
-  int64_t size() const { return (units + V::lanes - 1) / V::lanes * V::lanes * G * depth(); }
+  // numbers from one value of a unit to the next, and vectors of all values
+  int64_t apart(int64_t p) const {
+    int64_t left = units - p * width();
+    return blocks == 1 && left < V::lanes ? left : V::lanes;
+  }
+  int columns(int64_t p) const { return (int)((vectors(p) * G * apart(p) + V::lanes - 1) / V::lanes); }
+  int64_t first_column(int64_t p) const { return p * blocks * G; }  // panels before the last are full
+  int64_t columns() const { return count() ? first_column(count() - 1) + columns(count() - 1) : 0; }
+  int64_t offset(int64_t p) const { return first_column(p) * V::lanes * depth(); }
+  int64_t size() const { return columns() * V::lanes * depth(); }
 
-  // Pack panel p of w, where value (k, gate g, unit u) stands at w[g * gate + u * unit + k * by].
-  void pack(int64_t p, Stored* to, const Stored* w, int64_t gate, int64_t unit, int64_t by) const {
-    int n = vectors(p);
-    int64_t step = (int64_t)n * G * V::lanes;
-    for (int b = 0; b < n; b++) {
-      int64_t first = p * width() + (int64_t)b * V::lanes;
-      int64_t lanes = units - first < V::lanes ? units - first : V::lanes;
-      for (int g = 0; g < G; g++)
-        for (int i = 0; i < parts; i++)
-          pack_column<V>(to + i * padded() * step + (b * G + g) * V::lanes * (narrow ? 2 : 1), step,
-                         w + g * gate + first * unit + i * K * by, lanes, K, unit, by);
+  // Pack panel p of w, where value (k, gate g, unit u) stands at w[g * gate + u * unit + k * by], `unit` or `by` is 1.
+  // `zero`, if asked for, are the products with a row of zeros.
+  void pack(int64_t p, Stored* to, const Stored* w, int64_t gate, int64_t unit, int64_t by,
+            typename V::type* zero = nullptr) const {
+    const int C = columns(p);
+    const int64_t first = p * width(), left = units - first, each = apart(p), step = (int64_t)C * V::lanes;
+    int64_t g = 0, u = 0, begin = 0, end = each;  // the value and the unit whose turn it is, of those side by side
+    for (int c = 0; c < C; c++) {
+      const Stored* from[V::lanes];
+      int count = 0;
+      for (int l = 0; l < V::lanes; l++) {
+        if (u < left) from[count++] = w + g * gate + (first + u) * unit;
+        if (++u < end) continue;
+        if (++g < G) u = begin;
+        else g = 0, begin = end, end += each;
+      }
+      for (int i = 0; i < parts; i++) {
+        Stored* column = to + i * padded() * step + c * V::lanes * (narrow ? 2 : 1);
+        V sum = pack_column<V>(column, step, from, count, K, by);
+        if (zero) sum.store(zero + c * V::lanes);
+        for (int l = 0; l < count; l++) from[l] += K * by;
+      }
     }
   }
 };
@@ -140,7 +183,7 @@ struct Matrix {
   int64_t depth = 0;
 
   const Stored* at(int64_t p) const { return whole(p) ? raw + p * panels.width() : packed + panels.offset(p); }
-  int64_t step(int64_t p) const { return whole(p) ? depth : (int64_t)panels.vectors(p) * panels.G * V::lanes; }
+  int64_t step(int64_t p) const { return whole(p) ? depth : (int64_t)panels.columns(p) * V::lanes; }
   bool whole(int64_t p) const { return raw && (p + 1) * panels.width() <= panels.units; }
 
   // As Panels::pack. Where units are neighbours already, packing costs more than it saves for few rows, unless they come
@@ -153,8 +196,9 @@ struct Matrix {
   }
 
   // The same without a look at `w` later: for what is kept, or packed through a copy of this.
-  void pack_all(const Stored* w, int64_t gate, int64_t unit, int64_t by) const {
-    for (int64_t p = 0; p < panels.count(); p++) panels.pack(p, packed + panels.offset(p), w, gate, unit, by);
+  void pack_all(const Stored* w, int64_t gate, int64_t unit, int64_t by, typename V::type* zero = nullptr) const {
+    for (int64_t p = 0; p < panels.count(); p++)
+      panels.pack(p, packed + panels.offset(p), w, gate, unit, by, zero ? zero + panels.first_column(p) * V::lanes : nullptr);
   }
 };
 

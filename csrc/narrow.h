@@ -59,30 +59,29 @@ static void multiply_tile(int64_t K, const bfloat16* const* a, int64_t stride, c
     for (int c = 0; c < C; c++) sum[r][c].store(tile + (r * C + c) * V::lanes);
 }
 
-// One column of a panel: `lanes` units, the numbers of a unit `depth` apart.
+// As the pack_column of gemm.h.
 template <class V>
-static void pack_column(bfloat16* out, int64_t step, const bfloat16* from, int lanes, int64_t K, int64_t unit,
-                        int64_t depth) {
-  int64_t k = 0;
-  if (unit == 1) {
-    for (; k < K; k += 2) {
-      V row = pairs<V>(from + k * depth, k + 1 < K ? from + (k + 1) * depth : nullptr, lanes);
-      __builtin_memcpy(out + k * step, &row.v, sizeof row.v);
-    }
-    return;
+static V pack_column(bfloat16* out, int64_t step, const bfloat16* const* unit, int units, int64_t K, int64_t depth) {
+  const __m512bh none = (__m512bh)_mm512_setzero_si512();
+  __m512 sum = _mm512_setzero_ps();
+  auto put = [&](V pair, int64_t k) __attribute__((always_inline)) {
+    __builtin_memcpy(out + k * step, &pair.v, sizeof pair.v);
+    sum = _mm512_dpbf16_ps(sum, none, (__m512bh)pair.v);
+  };
+  if (depth != 1) {
+    for (int64_t k = 0; k < K; k += 2)
+      put(pairs<V>(unit[0] + k * depth, k + 1 < K ? unit[0] + (k + 1) * depth : nullptr, units), k);
+    return {(typename V::native)sum};
   }
-  if (depth == 1)
-    for (; k + 2 * V::lanes <= K; k += 2 * V::lanes) {
-      V rows[V::lanes];
-      for (int l = 0; l < V::lanes; l++) {
-        rows[l] = splat<V>(0);
-        if (l < lanes) __builtin_memcpy(&rows[l].v, from + l * unit + k, sizeof rows[l].v);
-      }
-      transpose(rows);
-      for (int l = 0; l < V::lanes; l++) __builtin_memcpy(out + (k + 2 * l) * step, &rows[l].v, sizeof rows[l].v);
+  for (int64_t k = 0; k < K; k += 2 * V::lanes) {
+    size_t count = K - k < 2 * V::lanes ? (size_t)(K - k) : 2 * V::lanes;
+    V rows[V::lanes];
+    for (int l = 0; l < V::lanes; l++) {
+      rows[l] = splat<V>(0);
+      if (l < units) __builtin_memcpy(&rows[l].v, unit[l] + k, count * sizeof(bfloat16));
     }
-  for (; k < K; k += 2)
-    for (int l = 0; l < V::lanes; l++)
-      for (int i = 0; i < 2; i++)
-        out[k * step + 2 * l + i] = l < lanes && k + i < K ? from[l * unit + (k + i) * depth] : bfloat16(0.f);
+    transpose(rows);
+    for (int l = 0; 2 * l < (int)count; l++) put(rows[l], k + 2 * l);
+  }
+  return {(typename V::native)sum};
 }

@@ -206,6 +206,25 @@ def test_nan_and_inf_travel_as_in_torch(kind: str, bad: float) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=str)
+@pytest.mark.parametrize("hidden_size", [3, 7, 20, 33])
+def test_zeros_times_a_weight_that_is_not_finite(kind: str, bad: float, hidden_size: int) -> None:
+    # the first step's product is left out where all initial states are zero
+    layer, x = getattr(torchrnn, kind)(5, hidden_size), torch.randn(4, 3, 5)
+    zeros = torch.zeros(1, 3, hidden_size)
+    some = zeros.clone()
+    some[0, 1, 0] = 0.5
+    with torch.no_grad():
+        layer.weight_hh_l0[-1, -1] = bad
+        for h in (zeros, -zeros, some):
+            state = (h, zeros) if kind == "LSTM" else h
+            found = layer(x, state)[0]
+            with torchrnn.use("aten"):
+                torch.testing.assert_close(found, layer(x, state)[0], equal_nan=True)
+            assert found[0].isnan().any()
+
+
+@every_kind
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_narrow_numbers_are_stored_but_not_accumulated(kind: str, dtype: torch.dtype) -> None:
     layer, x = getattr(torchrnn, kind)(9, 17, 2, dtype=dtype), torch.randn(30, 3, 9).to(dtype)
