@@ -38,7 +38,8 @@ struct SampleGradients {
   template <class At>
   void run(int64_t M, const Stored* const* a, const Stored* left, const T* sums, const At& at, Stored* out,
            Stored* bias, Stored* panel, bool past) const {
-    for (int64_t j = 0; bias && j < G * H; j++) bias[j] = sums[at((int)(j / H)) * H + j % H];
+    for (int g = 0; bias && g < G; g++)
+      for (int64_t j = 0; j < H; j++) bias[g * H + j] = sums[at(g) * H + j];
     if (!out) return;
     Product right{0, 0, M};
     alignas(64) T tile[MAX_TILE * V::lanes];

@@ -8,6 +8,7 @@
 // call would come back page by page in the next, at several times the cost of a layer.
 struct Scratch {
   static constexpr int SLOTS = 8;
+  static constexpr size_t PAGE = size_t(1) << 21, LARGE = 2 * PAGE;
 #ifdef __SANITIZE_ADDRESS__  // the sanitizer must see where a block ends, and memory that nobody has written
   static constexpr size_t MOST = 0;
 #else
@@ -20,11 +21,12 @@ struct Scratch {
   ~Scratch() {
     for (void* b : block) free(b);
   }
-  // The smallest block of at least `bytes`; `bytes` becomes its size.
+  // The smallest block of at least `bytes`, which becomes its size; those of large pages are for who needs them.
   void* take(size_t& bytes) {
+    const size_t most = bytes * 4 > LARGE ? bytes * 4 : LARGE;
     int best = -1;
     for (int i = 0; i < SLOTS; i++)
-      if (block[i] && size[i] >= bytes && (best < 0 || size[i] < size[best])) best = i;
+      if (block[i] && size[i] >= bytes && size[i] <= most && (best < 0 || size[i] < size[best])) best = i;
     if (best >= 0) {
       bytes = size[best];
       return remove(best);
@@ -60,8 +62,7 @@ struct Scratch {
     return found;
   }
   static void* fresh_block(size_t& bytes) {
-    constexpr size_t PAGE = size_t(1) << 21;
-    if (bytes < 2 * PAGE) return aligned_alloc(64, bytes);
+    if (bytes < LARGE) return aligned_alloc(64, bytes);
     bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     void* made = aligned_alloc(PAGE, bytes);
 #ifdef __linux__
