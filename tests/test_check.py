@@ -104,6 +104,26 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "Convert input: input[1].to(torch.float32)",
     ),
+    "a list of arrays": (
+        lambda: GRU([X[:, 0].numpy()]),
+        TypeError,
+        "got a list with ndarray at 0: use [torch.from_numpy(x) for x in input]",
+    ),
+    "complex numbers": (
+        lambda: GRU(X.to(torch.complex64)),
+        ArgumentError,
+        "Convert input: torch.view_as_real(input).flatten(-2), or convert model: model.to(torch.complex64)",
+    ),
+    "a sparse input": (
+        lambda: GRU(X.to_sparse()),
+        ArgumentError,
+        "input must be a dense Tensor, got torch.sparse_coo: use input.to_dense()",
+    ),
+    "an input without numbers": (
+        lambda: GRU(X.to("meta")),
+        ArgumentError,
+        "got meta: a tensor on meta has no numbers; for shapes alone use model.to('meta')",
+    ),
     "an array as input": (lambda: GRU(X.numpy()), TypeError, "got ndarray: use torch.from_numpy(input)"),
     "an array as state": (
         lambda: GRU(X, H.numpy()),

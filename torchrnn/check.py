@@ -228,17 +228,20 @@ def floating(name: str, x: Tensor, weight: Tensor, called: str) -> None:
 
 
 def matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
-    """Raise unless ``x`` has the dtype and device of the weights."""
+    """Raise unless ``x`` is dense and has the dtype and device of the weights."""
+    if x.layout not in (torch.strided, torch.jagged):
+        raise ArgumentError(f"{name} must be a dense Tensor, got {x.layout}: use {name}.to_dense()")
     if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        real = f"torch.view_as_real({name}).flatten(-2)" if x.is_complex() else f"{name}.to({weight.dtype})"
         raise ArgumentError(
             f"{called} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: {name}.to({weight.dtype}), or convert model: model.to({x.dtype})"
+            f"Convert input: {real}, or convert model: model.to({x.dtype})"
         )
     if x.device != weight.device:
-        raise ArgumentError(
-            f"{name} must be on the device of the weights, {weight.device}, got {x.device}: "
-            f"use {name}.to({str(weight.device)!r}) or move the model"
-        )
+        repair = f"use {name}.to({str(weight.device)!r}) or move the model"
+        if x.is_meta:
+            repair = "a tensor on meta has no numbers; for shapes alone use model.to('meta')"
+        raise ArgumentError(f"{name} must be on the device of the weights, {weight.device}, got {x.device}: {repair}")
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:

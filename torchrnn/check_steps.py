@@ -141,8 +141,12 @@ def sequences(layer: Recurrent, input: Any, weight: Tensor) -> list[Tensor]:
     for k, x in enumerate(input):
         name = f"input[{k}]"
         if not isinstance(x, Tensor):
-            came = f"a list with {type(x).__name__} at {k}: use torch.tensor(input)"
-            raise TypeError(f"input must be a Tensor or a list of Tensors (T_i, I), got {came}")
+            arrays = type(x).__module__ == "numpy" and getattr(x, "ndim", 0)
+            repair = "[torch.from_numpy(x) for x in input]" if arrays else "torch.tensor(input)"
+            raise TypeError(
+                f"input must be a Tensor or a list of Tensors (T_i, I), got a list with {type(x).__name__} at {k}: "
+                f"use {repair}"
+            )
         if x.dim() != 2 or x.is_nested:
             raise ArgumentError(
                 f"{name} must be one sequence (T_{k}, I), got {tuple(x.shape)}: a list holds sequences without a batch "

@@ -257,6 +257,7 @@ class Recurrent(nn.Module):
             or input.shape[-1] != self.input_size
             or input.dtype != weights[0].dtype
             or input.device != weights[0].device
+            or input.layout is not torch.strided
         ):
             said = sequence.Said(lengths, mask, reset, reset_to)
             x, batch_sizes, steps, form = sequence.enter(self, input, weights[0], said)

@@ -155,7 +155,8 @@ class RecurrentCell(nn.Module):
                 if not fits:
                     check_states.cell_call(self, input, hx, w)
                     states = tuple(s.expand(expected) for s in states)  # one of batch 1 is for all rows
-            if shape[1] != self.input_size or input.dtype is not dtype or input.device != device:
+            dense = input.layout is torch.strided
+            if shape[1] != self.input_size or input.dtype is not dtype or input.device != device or not dense:
                 check_states.cell_call(self, input, hx, w)
                 if self.input_size is None:
                     lazy.materialize(self, shape[1])
