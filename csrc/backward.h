@@ -221,7 +221,9 @@ struct WeightGradients {
 // Part i of `of` of the gradients of the weights: of few steps as those of one sample, to the bit the same.
 template <class Cell, class V, class Stored>
 static void weight_gradients(const WeightGradients<Cell, V, Stored>& all, int64_t i, int64_t of) {
-  if (of == 1 && all.N <= SampleGradients<Cell, V, Stored>::Product::STEPS && !all.d.w_hr) sample_gradients(all, 1, 0, 1);
+  using Few = SampleGradients<Cell, V, Stored>;
+  bool few = all.N <= Few::Product::STEPS || Few{all.N, all.H}.takes(all.out);
+  if (of == 1 && few && !all.d.w_hr) sample_gradients(all, 1, 0, 1);
   else all.part(i, of);
 }
 

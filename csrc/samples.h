@@ -2,6 +2,8 @@
 
 // out[n][m] = sum over k of b[k][n] * a[k][m], as Transposed and to the bit, for few k and many results: the rows of a
 // tile are those of `out`, so that each is written once, as it is, and past the caches that could not hold them all.
+// Few are as many as a packing of Transposed holds, or four times that of results that would leave the caches
+// between two packings.
 template <class Cell, class V, class Stored>
 struct SampleGradients {
   using T = typename V::type;
@@ -10,8 +12,11 @@ struct SampleGradients {
   static constexpr int64_t W = Product::W;
   int64_t K, H;
 
-  // Whether one packing holds all steps, and the rows of `out` are as long as a vector.
-  static bool takes(int64_t K, int64_t M) { return K > 4 && K <= Product::STEPS && M >= V::lanes; }
+  // Whether K steps are few, and the rows of `out` as long as a vector.
+  bool takes(int64_t M) const {
+    bool large = G * H * M * (int64_t)sizeof(T) > 6 << 20;
+    return K > 4 && K <= (large ? 4 : 1) * Product::STEPS && M >= V::lanes;
+  }
 
   int64_t padded() const { return (K + PAIR - 1) / PAIR * PAIR; }
   int64_t blocks() const { return (H + R - 1) / R; }  // of the units of one column
@@ -81,11 +86,12 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
   constexpr int G = Cell::gates;
   Direction<T, Stored> d = all.d;
   const Few few{K, H};
-  const bool few_x = Few::takes(K, I), few_h = Few::takes(K, out), some = few_x || few_h;
+  const bool few_x = few.takes(I), few_h = few.takes(out), some = few_x || few_h;
+  const bool apart = samples > 1 && !(few_x && few_h);  // rows lie far apart, and none is fetched ahead
   Buffer<const Stored*> rows(3 * K);
   Buffer<Stored> left(some ? few.left_size() : 0), panel(some ? few.panel_size() : 0);
   Buffer<T> sums(some ? width : 0);
-  Buffer<Stored> own_da(few_x && few_h ? 0 : K * width);  // moved together: of rows far apart none is fetched ahead
+  Buffer<Stored> own_da(apart ? K * width : 0);
   const bool past = samples * G * H * (I + out) * (int64_t)sizeof(Stored) > 16 << 20;
   WeightGradients<Cell, V, Stored> one{all.s, d, K, H, out, rows, rows + K, rows + 2 * K};
   for (int64_t v = samples * i / of; v < samples * (i + 1) / of; v++) {
@@ -98,7 +104,7 @@ static void sample_gradients(const WeightGradients<Cell, V, Stored>& all, int64_
     if (few_h) few.run(out, one.h, left, sums, [](int g) { return Cell::h_column[g]; }, d.dw_hh, d.db_hh, panel, past);
     if (few_x) d.dw_ih = d.db_ih = nullptr;  // done
     if (few_h) d.dw_hh = d.db_hh = nullptr;
-    for (int64_t k = 0; k < K && !(few_x && few_h); k++) {
+    for (int64_t k = 0; k < K && apart; k++) {  // together
       __builtin_memcpy(own_da + k * width, one.da[k], (size_t)width * sizeof(Stored));
       one.da[k] = own_da + k * width;
     }

@@ -84,6 +84,25 @@ def test_bits_do_not_depend_on_threads(kind: str, dtype: torch.dtype) -> None:
             assert torch.equal(other[name], expected), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "I", "H"), [("RNN", 1301, 1301), ("LSTM", 20, 650), ("LSTM", 645, 643), ("GRU", 10, 750)]
+)
+def test_bits_of_large_gradients_do_not_depend_on_threads(kind: str, I: int, H: int, dtype: torch.dtype) -> None:
+    # one thread packs up to four times as many steps at once
+    layer, before = getattr(torchrnn, kind)(I, H, dtype=dtype), torch.get_num_threads()
+    for T, B in ((19, 30), (103, 10)):
+        x, found = torch.randn(T, B, I, dtype=dtype), []
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.append(gradients(layer, x))
+        finally:
+            torch.set_num_threads(before)
+        for name, expected in found[0].items():
+            assert torch.equal(found[1][name], expected), name
+
+
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_row_does_not_depend_on_the_others(kind: str, dtype: torch.dtype) -> None:

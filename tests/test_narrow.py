@@ -178,15 +178,17 @@ def test_states_are_carried_in_float32() -> None:
 
 
 @needs_instructions
+@pytest.mark.parametrize("sizes", [(40, 9, 33, 65), (103, 10, 20, 650)], ids=["short", "long"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_bits_do_not_depend_on_threads(kind: str) -> None:
-    layer, x, states = random_call(kind, 40, 9, 33, 65, bidirectional=True)
+def test_bits_do_not_depend_on_threads(kind: str, sizes: tuple[int, int, int, int]) -> None:
+    layer, x, states = random_call(kind, *sizes, bidirectional=True)
+    lengths = torch.randint(1, sizes[0] + 1, sizes[1:2]).tolist()
     found, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             found.append(run(layer, x, states))
-            packed = run(layer, x, states, lengths=[40, 3, 17, 40, 1, 22, 9, 9, 30])
+            packed = run(layer, x, states, lengths=lengths)
             found[-1] |= {f"{name} with lengths": t for name, t in packed.items()}
     finally:
         torch.set_num_threads(before)
