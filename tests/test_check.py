@@ -232,9 +232,9 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         "Convert input: input.to(torch.float32), or convert model: model.to(torch.float64)",
     ),
     "an input on another device": (
-        lambda: GRU(X.to("meta")),
+        lambda: torchrnn.GRU(3, 5, device="meta")(X),
         ArgumentError,
-        "input must be on the device of the weights, cpu, got meta: use input.to('cpu') or move the model",
+        "input must be on the device of the weights, meta, got cpu: use input.to('meta') or move the model",
     ),
     "a state on another device": (
         lambda: LSTM(X, (H, H.to("meta"))),
