@@ -169,7 +169,8 @@ static Tensor pack_weights(const Step& given) {
   return packed;
 }
 
-// One step with packed weights: the new states, bit for bit those of the same step within a sequence.
+// One step with packed weights: its output, which is the caller's own, and the new states; bit for bit those of the same
+// step within a sequence.
 template <class T>
 static void forward_packed(const CellKernels& cell, const Tensor& packed, const Tensor& x, const Tensor* states, bool bias,
                            StableIValue* stack) {
@@ -185,15 +186,15 @@ static void forward_packed(const CellKernels& cell, const Tensor& packed, const 
   Direction<T>& d = layer.direction[0];
   d.x = {x.const_data_ptr<T>(), 0, x.stride(0), nullptr, nullptr};
   if (bias) d.b_hh = layer.packed;
-  Result results[2];
+  Result results[3];
+  d.y = {results[0].make<T>(x, {B, H}), B * H, H, nullptr, nullptr};
   for (int k = 0; k < cell.states; k++) {
     expect(states[k], {B, H}, "a state");
     d.initial[k] = states[k].const_data_ptr<T>();
-    d.final[k] = results[k].make<T>(x, {B, H});
+    d.final[k] = results[1 + k].make<T>(x, {B, H});
   }
-  d.y = {d.final[0], B * H, H, nullptr, nullptr};
   forward(cell, layer);
-  for (int i = 0; i < 2; i++) results[i].leave(stack[i]);
+  for (int i = 0; i < 3; i++) results[i].leave(stack[i]);
 }
 
 static void packed_step(StableIValue* stack, uint64_t, uint64_t) {
@@ -256,7 +257,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
   m.def(
       "pack(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias) "
       "-> Tensor");
-  m.def("packed_step(int cell, Tensor packed, Tensor x, Tensor h, Tensor c, bool bias) -> (Tensor, Tensor)");
+  m.def("packed_step(int cell, Tensor packed, Tensor x, Tensor h, Tensor c, bool bias) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numbers", TORCH_BOX(&torchrnn::numbers)); }

@@ -1,6 +1,7 @@
 """Declaring a cell: what is accepted, and what is refused with which words."""
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,38 @@ def test_reads_output() -> None:
 def test_wrong_names(gates: str) -> None:
     with pytest.raises(ValueError, match="gates must be different identifiers"):
         torchrnn.cell(gates=gates, states="h")
+
+
+def test_names_in_a_list() -> None:
+    names: Any = ["i", "f"]
+    with pytest.raises(TypeError, match=r"gates must be one string of names separated by spaces, .* got list"):
+        torchrnn.cell(gates=names, states="h")
+
+
+def test_a_step_of_other_arguments() -> None:
+    def two(x, h):
+        return x.a + h.a
+
+    with pytest.raises(TypeError, match=r"must take \(x, h, s\) or \(x, h, s, options\), got two\(x, h\)"):
+        torchrnn.cell(gates="a", states="h")(two)
+
+
+def test_a_step_without_return() -> None:
+    @torchrnn.cell(gates="a", states="h")
+    def test_nothing(x, h, s):
+        torch.tanh(x.a + h.a)
+
+    class Nothing(torchrnn.Recurrent):
+        cell = test_nothing
+
+    with pytest.raises(TypeError, match=r"must return 1 states \(h\), got None: is there a return\?"):
+        Nothing(3, 5)(torch.randn(2, 1, 3))
+
+
+@pytest.mark.parametrize("base", [torchrnn.Recurrent, torchrnn.RecurrentCell])
+def test_a_class_without_a_cell(base: Any) -> None:
+    with pytest.raises(TypeError, match="Mine has no cell: give the class one"):
+        type("Mine", (base,), {})(3, 5)
 
 
 def test_a_step_without_a_name() -> None:

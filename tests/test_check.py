@@ -119,6 +119,31 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
         ArgumentError,
         "input must be a dense Tensor, got torch.sparse_coo: use input.to_dense()",
     ),
+    "a sparse state": (
+        lambda: GRU(X, H.to_sparse()),
+        ArgumentError,
+        "hx must be a dense Tensor, got torch.sparse_coo: use hx.to_dense()",
+    ),
+    "a sparse state of a cell": (
+        lambda: torchrnn.GRUCell(3, 5)(X[0], H[0].to_sparse()),
+        ArgumentError,
+        "hx must be a dense Tensor, got torch.sparse_coo: use hx.to_dense()",
+    ),
+    "sparse lengths": (
+        lambda: GRU(X, lengths=torch.tensor([4, 2]).to_sparse()),
+        ArgumentError,
+        "lengths must be a dense Tensor, got torch.sparse_coo: use lengths.to_dense()",
+    ),
+    "lengths without numbers": (
+        lambda: GRU(X, lengths=torch.tensor([4, 2], device="meta")),
+        ArgumentError,
+        "lengths must have numbers, got a Tensor on meta: make it on the CPU",
+    ),
+    "a sparse mask": (
+        lambda: GRU(X, mask=torch.ones(4, 2).to_sparse().bool()),
+        ArgumentError,
+        "mask must be a dense Tensor, got torch.sparse_coo: use mask.to_dense()",
+    ),
     "an input without numbers": (
         lambda: GRU(X.to("meta")),
         ArgumentError,

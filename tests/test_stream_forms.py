@@ -53,3 +53,32 @@ def test_a_layer_gets_its_input_size_from_the_first_step(gradients: bool) -> Non
 def test_a_layer_that_gives_the_last_output_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="a Stream and return_sequences=False do not go together"):
         torchrnn.Stream(torchrnn.GRU(3, 5, return_sequences=False))
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("make", LAYERS)
+def test_an_output_is_the_callers_own(make: Any, num_layers: int, grad: bool) -> None:
+    layer, x = make(3, 5, num_layers), torch.randn(6, 2, 3)
+    expected = layer(x)[0]
+    stream = torchrnn.Stream(layer)
+    with torch.set_grad_enabled(grad):
+        for t in range(4):
+            output = stream(x[t])
+            assert torch.equal(output, expected[t])
+            output.detach().fill_(9)
+        chunk = stream(x[4:])
+        assert torch.equal(chunk, expected[4:])
+        chunk.detach().fill_(9)
+        assert torch.equal(stream(x[5]), layer(torch.cat((x, x[5:])))[0][6])
+
+
+def test_rows_to_reset_are_looked_at_before_the_first_step() -> None:
+    stream, rows = torchrnn.Stream(torchrnn.GRU(3, 5)), torch.tensor([True, False])
+    stream.reset(rows)
+    wrong: Any
+    for wrong in (5, rows.float(), rows[:, None]):
+        with pytest.raises(
+            torchrnn.ArgumentError, match=r"rows must be \(B,\) bool, True where a row begins anew, got"
+        ):
+            stream.reset(wrong)

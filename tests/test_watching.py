@@ -274,6 +274,8 @@ def test_mistakes():
     x = torch.randn(T, B, I)
     with pytest.raises(TypeError, match=r"LSTM has none: torchrnn.convert\(model\) turns"):
         torchrnn.watch(nn.LSTM(I, H), x)
+    with pytest.raises(TypeError, match="model must be a module with recurrent layers of torchrnn inside, got int"):
+        torchrnn.watch(5, x)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="layer '0' has return_sequences=False, so it has one output and no steps"):
         torchrnn.watch(nn.Sequential(torchrnn.GRU(I, H, return_sequences=False)), x)
     layer = torchrnn.GRU(I, H)

@@ -116,13 +116,14 @@ class Cell:
         new = self.step(*parts, options) if self.takes_options else self.step(*parts)
         if isinstance(new, Tensor):
             new = (new,)
-        if len(new) != len(self.states):
+        if not isinstance(new, (tuple, list)) or len(new) != len(self.states):
+            came = len(new) if isinstance(new, (tuple, list)) else f"{new!r}: is there a return?"
             raise TypeError(
                 f"cell {self.name!r}: the step function must return {len(self.states)} states "
-                f"({', '.join(self.states)}), got {len(new)}"
+                f"({', '.join(self.states)}), got {came}"
             )
         if self.takes_options:
-            return new
+            return tuple(new)
         first = 1 if len(new) > 1 else 0
         return (*new[:first], *(options.clip(state) for state in new[first:]))
 
@@ -228,6 +229,7 @@ def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., 
         names, ``options.clip(c)`` keeps within ``cell_clip=``.
 
     Raises:
+        TypeError: the step function takes other arguments, or the names are not given as one string.
         ValueError: a name is no identifier, stands twice, or the cell's own name is taken; or ``late`` names others
             than the last gates.
 
@@ -258,6 +260,7 @@ def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., 
     def declare(step: Callable[..., Any]) -> Cell:
         if not step.__name__.isidentifier():
             raise ValueError(f"a cell needs a name: define its step with def, got {step.__name__}")
+        _takes_parts(step)
         made = Cell(step, gate_names, state_names, late_names)
         known = CELLS.get(made.name)
         # the same function may be declared again: a notebook's cell is run many times
@@ -274,7 +277,22 @@ def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., 
     return declare
 
 
+def _takes_parts(step: Callable[..., Any]) -> None:
+    try:
+        parameters = inspect.signature(step)
+    except ValueError:  # of a function in C
+        return
+    try:
+        parameters.bind(*"xhs", *("options",) * takes_options(step))
+    except TypeError:
+        came = f"{step.__name__}{parameters}"
+        raise TypeError(f"the step of a cell must take (x, h, s) or (x, h, s, options), got {came}") from None
+
+
 def _names(argument: str, text: str) -> tuple[str, ...]:
+    if not isinstance(text, str):
+        came = type(text).__name__
+        raise TypeError(f"{argument} must be one string of names separated by spaces, such as 'i f g o', got {came}")
     names = tuple(text.split())
     wrong = [n for n in names if not n.isidentifier() or n.startswith("_") or iskeyword(n)]
     if not names or wrong or len(set(names)) < len(names):

@@ -24,6 +24,13 @@ class ArgumentError(ValueError, RuntimeError):
     """
 
 
+def has_cell(module: Recurrent | RecurrentCell) -> None:
+    """Raise for a class of one's own that lacks its cell."""
+    if not hasattr(module, "cell"):
+        name = type(module).__name__
+        raise TypeError(f"{name} has no cell: give the class one, as in cell = my_step, which @torchrnn.cell has made")
+
+
 def sizes(input_size: Any, hidden_size: Any) -> None:
     """Check what layers and cells have in common, in torch.nn's words."""
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
@@ -229,8 +236,7 @@ def floating(name: str, x: Tensor, weight: Tensor, called: str) -> None:
 
 def matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
     """Raise unless ``x`` is dense and has the dtype and device of the weights."""
-    if x.layout not in (torch.strided, torch.jagged):
-        raise ArgumentError(f"{name} must be a dense Tensor, got {x.layout}: use {name}.to_dense()")
+    dense(name, x)
     if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
         real = f"torch.view_as_real({name}).flatten(-2)" if x.is_complex() else f"{name}.to({weight.dtype})"
         raise ArgumentError(
@@ -242,6 +248,19 @@ def matches_weight(name: str, x: Tensor, weight: Tensor, called: str) -> None:
         if x.is_meta:
             repair = "a tensor on meta has no numbers; for shapes alone use model.to('meta')"
         raise ArgumentError(f"{name} must be on the device of the weights, {weight.device}, got {x.device}: {repair}")
+
+
+def dense(name: str, x: Tensor) -> None:
+    """Raise for the sparse and other layouts that no kernel takes."""
+    if x.layout not in (torch.strided, torch.jagged):
+        raise ArgumentError(f"{name} must be a dense Tensor, got {x.layout}: use {name}.to_dense()")
+
+
+def readable(name: str, x: Tensor) -> None:
+    """Raise for a Tensor whose numbers cannot be looked at."""
+    dense(name, x)
+    if x.is_meta:
+        raise ArgumentError(f"{name} must have numbers, got a Tensor on meta: make it on the CPU")
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:

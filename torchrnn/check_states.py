@@ -27,6 +27,7 @@ def fit(states: Any, alone: bool, cell: Cell, x: Tensor, first: tuple[int, ...],
             or state.shape != expected
             or state.dtype is not dtype
             or state.device != device
+            or state.layout is not torch.strided
         ):
             return False
         expected = rest or first
@@ -188,6 +189,7 @@ def _state_hint(layer: Recurrent, came: tuple[int, ...], expected: tuple[int, ..
 
 
 def _matches_input(name: str, state: Tensor, x: Tensor) -> None:
+    check.dense(name, state)
     if state.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
         raise ArgumentError(
             f"{name} must have the dtype of the input, {x.dtype}, got {state.dtype}: use {name}.to({x.dtype})"

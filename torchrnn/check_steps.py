@@ -70,6 +70,7 @@ def lengths(lengths: Any, T: int, batch: tuple[int, ...]) -> Tensor:
             f"lengths must be {_letters(batch)} = {batch}, got {tuple(given.shape)}: one length for each row of the "
             "batch"
         )
+    check.readable("lengths", given)
     given = given.detach().to("cpu", torch.int64)
     if torch.compiler.is_compiling():  # a graph knows no numbers: the kernels check them
         return given.flatten()
@@ -98,6 +99,7 @@ def flags(name: str, given: Any, T: int, batch: tuple[int, ...], batch_first: bo
     shape = (*batch, T) if batch_first else (T, *batch)
     if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != shape:
         _wrong_flags(name, given, shape, batch_first)
+    check.readable(name, given)
     if given.device.type != "cpu":
         given = given.to("cpu")
     if len(batch) != 1:

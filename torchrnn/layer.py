@@ -117,6 +117,7 @@ class Recurrent(nn.Module):
             raise TypeError(check.unknown(type(self), Recurrent.__init__, unknown))
         super().__init__()
         _extension.load()
+        check.has_cell(self)
         self.mode = self.cell.name.upper()
         self.input_size = input_size
         self.hidden_size, self.num_layers = arguments.sizes(hidden_size, num_layers)

@@ -59,6 +59,7 @@ class RecurrentCell(nn.Module):
     ) -> None:
         super().__init__()
         _extension.load()
+        check.has_cell(self)
         check.sizes(input_size, hidden_size)
         # torch.nn's cells take whatever is true or false; its own tests put a nonlinearity in this place
         if isinstance(bias, str) and bias not in ("tanh", "relu"):
@@ -151,6 +152,7 @@ class RecurrentCell(nn.Module):
                         and s.shape == expected
                         and s.dtype is dtype
                         and s.device == device
+                        and s.layout is torch.strided
                     )
                 if not fits:
                     check_states.cell_call(self, input, hx, w)

@@ -135,14 +135,16 @@ class Stream:
             self.state = None
             return
         state = self.state
-        if state is None:
+        flags = isinstance(rows, Tensor) and rows.dtype is torch.bool and rows.dim() == 1
+        if state is None and flags:
             return
-        B = self._batch(state)
-        if not isinstance(rows, Tensor) or rows.dtype is not torch.bool or rows.shape != (B,):
+        B = None if state is None else self._batch(state)
+        if not flags or rows.size(0) != B:
             came = f"{tuple(rows.shape)} {rows.dtype}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
-            raise check.ArgumentError(f"rows must be (B,) = ({B},) bool, True where a row begins anew, got {came}")
+            expected = "(B,)" if B is None else f"(B,) = ({B},)"
+            raise check.ArgumentError(f"rows must be {expected} bool, True where a row begins anew, got {came}")
         at = rows.view(-1, 1, 1) if self.layer.batch_first_state else rows.view(-1, 1)
-        self._state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, B), state)
+        self._state = tree_map(lambda new, old: torch.where(at, new, old), stack.begin(self.layer, rows.size(0)), state)
 
     def _same_batch(self, B: int) -> None:
         """Raise for another batch than that of the steps taken."""
@@ -187,8 +189,8 @@ class Stream:
             return None  # the layer's own way finds the words
         done = []
         for (h, c), weights_of in zip(steps, packed.by_layer, strict=True):
-            x, c = step.packed_step(call, weights_of, x, h, c)
-            done.append((x, x if c is None else c))
+            x, h, c = step.packed_step(call, weights_of, x, h, c)
+            done.append((h, h if c is None else c))
         self._steps = done
         return x
 

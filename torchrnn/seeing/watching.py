@@ -57,6 +57,8 @@ def watch(model: nn.Module, *args: Any, loss: Callable[[Any], Tensor] | None = N
     """
     from torchrnn.seeing.seen import Watched  # here, since few programs watch
 
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module with recurrent layers of torchrnn inside, got {type(model).__name__}")
     layers = {name or "model": one for name, one in model.named_modules() if isinstance(one, Recurrent)}
     if not layers:
         raise TypeError(
