@@ -169,14 +169,15 @@ static Tensor pack_weights(const Step& given) {
   return packed;
 }
 
-// One step with packed weights: its output, which is the caller's own, and the new states; bit for bit those of the same
-// step within a sequence.
+// One step with packed weights: its output, which is the caller's own, and the new states (states, B, H); bit for bit those
+// of the same step within a sequence.
 template <class T>
-static void forward_packed(const CellKernels& cell, const Tensor& packed, const Tensor& x, const Tensor* states, bool bias,
+static void forward_packed(const CellKernels& cell, const Tensor& packed, const Tensor& x, const Tensor& states, bool bias,
                            StableIValue* stack) {
-  STD_TORCH_CHECK(x.dim() == 2 && states[0].dim() == 2, "packed_step takes x (B, I) and states (B, H)");
+  STD_TORCH_CHECK(x.dim() == 2 && states.dim() == 3, "packed_step takes x (B, I) and the states (states, B, H)");
   Layer<T> layer{};
-  int64_t B = x.size(0), I = x.size(1), H = states[0].size(1);
+  int64_t B = x.size(0), I = x.size(1), H = states.size(2);
+  expect(states, {cell.states, B, H}, "the states");
   layer.shape = {1, B, I, H, 0, nullptr, nullptr};
   layer.directions = 1;
   layer.parallel = {(int)torch::stable::get_num_threads(), in_threads};
@@ -186,24 +187,23 @@ static void forward_packed(const CellKernels& cell, const Tensor& packed, const 
   Direction<T>& d = layer.direction[0];
   d.x = {x.const_data_ptr<T>(), 0, x.stride(0), nullptr, nullptr};
   if (bias) d.b_hh = layer.packed;
-  Result results[3];
+  Result results[2];
   d.y = {results[0].make<T>(x, {B, H}), B * H, H, nullptr, nullptr};
+  T* final = results[1].make<T>(x, {cell.states, B, H});
   for (int k = 0; k < cell.states; k++) {
-    expect(states[k], {B, H}, "a state");
-    d.initial[k] = states[k].const_data_ptr<T>();
-    d.final[k] = results[1 + k].make<T>(x, {B, H});
+    d.initial[k] = states.const_data_ptr<T>() + k * B * H;
+    d.final[k] = final + k * B * H;
   }
   forward(cell, layer);
-  for (int i = 0; i < 3; i++) results[i].leave(stack[i]);
+  for (int i = 0; i < 2; i++) results[i].leave(stack[i]);
 }
 
 static void packed_step(StableIValue* stack, uint64_t, uint64_t) {
   const CellKernels& cell = numbered(to<int64_t>(stack[0]));
   Tensor packed = to<Tensor>(stack[1]), x = dense_rows(to<Tensor>(stack[2]));
-  Tensor states[2] = {dense(to<Tensor>(stack[3])), dense(to<Tensor>(stack[4]))};
-  STD_TORCH_CHECK(cell.states <= 2, "packed_step takes cells of one or two states");
+  Tensor states = dense(to<Tensor>(stack[3]));
   auto f = x.scalar_type() == ScalarType::Double ? forward_packed<double> : forward_packed<float>;
-  f(cell, packed, x, states, to<bool>(stack[5]), stack);
+  f(cell, packed, x, states, to<bool>(stack[4]), stack);
 }
 
 static void pack_step(StableIValue* stack, uint64_t, uint64_t) {
@@ -257,7 +257,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(torchrnn, m) {
   m.def(
       "pack(int cell, Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh, bool bias) "
       "-> Tensor");
-  m.def("packed_step(int cell, Tensor packed, Tensor x, Tensor h, Tensor c, bool bias) -> (Tensor, Tensor, Tensor)");
+  m.def("packed_step(int cell, Tensor packed, Tensor x, Tensor states, bool bias) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) { m.impl("numbers", TORCH_BOX(&torchrnn::numbers)); }

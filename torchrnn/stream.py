@@ -68,7 +68,7 @@ class Stream:
         self.layer = layer
         self._state = state
         self._begun = False  # whether `_state` is of steps taken, which fixes the batch
-        self._steps: list[tuple[Tensor, Tensor]] | None = None  # the state as the packed kernels leave it, by layer
+        self._steps: list[Tensor] | None = None  # the states (S, B, H) as the packed kernels leave them, by layer
         self._shape: tuple[int, int] | None = None  # of a step, while there is such a state
         self._packed: _Packed | None = None
 
@@ -77,8 +77,8 @@ class Stream:
         """The state after the last step, in the form of ``hx``; None before the first where none was given."""
         if self._steps is not None:
             self._begun = True
-            states = [torch.stack(s) for s in zip(*self._steps, strict=True)][: len(self.layer.cell.states)]
-            self._state, self._steps = stack.leave_states(self.layer, tuple(states)), None
+            states = tuple(torch.stack(s) for s in zip(*self._steps, strict=True))
+            self._state, self._steps = stack.leave_states(self.layer, states), None
         return self._state
 
     @state.setter
@@ -183,14 +183,14 @@ class Stream:
         if steps is None:
             self._same_batch(x.size(0))
             states = layer.request(x.unsqueeze(1 if layer.batch_first else 0), self._state)[0].states
-            steps = [(states[0][k], states[-1][k]) for k in range(layer.num_layers)]
+            steps = list(torch.stack(states, 1))
             self._shape = (x.size(0), layer.input_size)
         if x.shape != self._shape or x.dtype is not call.x.dtype or not x.is_cpu or type(x) is not Tensor:
             return None  # the layer's own way finds the words
         done = []
-        for (h, c), weights_of in zip(steps, packed.by_layer, strict=True):
-            x, h, c = step.packed_step(call, weights_of, x, h, c)
-            done.append((h, h if c is None else c))
+        for states, weights_of in zip(steps, packed.by_layer, strict=True):
+            x, states = step.packed_step(call, weights_of, x, states)
+            done.append(states)
         self._steps = done
         return x
 

@@ -54,9 +54,9 @@ def pack(call: Call, states: tuple[Tensor, Tensor], weights: Sequence[Any]) -> T
     return torch.ops.torchrnn.pack(NUMBERS[call.cell], x, *states, w_ih, w_hh, b_ih, b_hh, call.bias)
 
 
-def packed_step(call: Call, packed: Tensor, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One step with what `pack` has made: output and new states, bit for bit those of the same step in a sequence."""
-    return operators.packed_step(NUMBERS[call.cell], packed, x, h, c, call.bias)
+def packed_step(call: Call, packed: Tensor, x: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """One step with what `pack` has made, from states (S, B, H): output and new states, bit for bit a sequence's."""
+    return operators.packed_step(NUMBERS[call.cell], packed, x, states, call.bias)
 
 
 class _Step(torch.autograd.Function):
