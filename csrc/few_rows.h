@@ -88,7 +88,7 @@ struct Turned {
   void fill(const T* const* a) const {
     for (int c = 0; c < C; c++) {
       int64_t first = c * V::lanes, left = rows - first;
-      turn_rows<V>(a + first, left < V::lanes ? (int)left : V::lanes, K, columns + first, C * V::lanes);
+      turn_rows<V>(a + first, left < V::lanes ? (int)left : V::lanes, K, columns + first, C * V::lanes, times_zero<V>);
     }
   }
 

@@ -73,41 +73,17 @@ static void multiply(int C, int rows, int64_t K, const Stored* const* a, int64_t
 #undef TORCHRNN_CASE
 }
 
-// Up to a vector of rows turned: out[k * step + l] = row[l][k], zero from lane `rows` on. Gives the sum over k of what
-// stands there times zero: zero, or NaN where one is not finite.
-template <class V, bool all = false>
-static V turn_rows(const typename V::type* const* row, int rows, int64_t K, typename V::type* out, int64_t step) {
-  constexpr int L = V::lanes;
-  if (!all && rows == L) return turn_rows<V, true>(row, rows, K, out, step);
-  V zero = splat<V>(0), sum[4] = {zero, zero, zero, zero};
-  int64_t k = 0;
-  for (; k + L <= K; k += L) {
-    V block[L];
-    for (int l = 0; l < L; l++) block[l] = all || l < rows ? V::load(row[l] + k) : zero;
-    transpose(block);
-#pragma GCC unroll 16
-    for (int l = 0; l < L; l++) block[l].store(out + (k + l) * step), sum[l % 4] = fma(block[l], zero, sum[l % 4]);
-  }
-  if (k < K) {
-    V block[L];
-    for (int l = 0; l < L; l++) block[l] = all || l < rows ? V::load_first(row[l] + k, (int)(K - k)) : zero;
-    transpose(block);
-    for (int l = 0; k + l < K; l++) block[l].store(out + (k + l) * step), sum[0] = fma(block[l], zero, sum[0]);
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
 // One column of a panel: `units` numbers for each k, given by where they begin and `depth` apart, either with depth 1 or
-// side by side. Gives what turn_rows does.
+// side by side. Gives the sum over k of what stands there times zero: zero, or NaN where one is not finite.
 template <class V>
 static V pack_column(typename V::type* out, int64_t step, const typename V::type* const* unit, int units, int64_t K,
                      int64_t depth) {
-  if (depth == 1) return turn_rows<V>(unit, units, K, out, step);
-  V zero = splat<V>(0), sum = zero;
+  if (depth == 1) return turn_rows<V>(unit, units, K, out, step, times_zero<V>);
+  V sum = splat<V>(0);
   for (int64_t k = 0; k < K; k++) {
     V row = load<V>(unit[0] + k * depth, units);
     row.store(out + k * step);
-    sum = fma(row, zero, sum);
+    sum = times_zero(row, sum);
   }
   return sum;
 }

@@ -21,6 +21,7 @@ namespace torchrnn::TORCHRNN_ISA {
 #include "simd.h"
 #include "vector_math.h"
 #include "options.h"
+#include "turn.h"
 #if TORCHRNN_NARROW
 #include "narrow.h"
 #endif

@@ -62,26 +62,27 @@ static void multiply_tile(int64_t K, const bfloat16* const* a, int64_t stride, c
 // As the pack_column of gemm.h.
 template <class V>
 static V pack_column(bfloat16* out, int64_t step, const bfloat16* const* unit, int units, int64_t K, int64_t depth) {
-  const __m512bh none = (__m512bh)_mm512_setzero_si512();
-  __m512 sum = _mm512_setzero_ps();
+  auto watch = [](V pair, V sum) __attribute__((always_inline)) {
+    const __m512bh none = (__m512bh)_mm512_setzero_si512();
+    return V{(typename V::native)_mm512_dpbf16_ps((__m512)sum.v, none, (__m512bh)pair.v)};
+  };
+  V sum = splat<V>(0);
   auto put = [&](V pair, int64_t k) __attribute__((always_inline)) {
     __builtin_memcpy(out + k * step, &pair.v, sizeof pair.v);
-    sum = _mm512_dpbf16_ps(sum, none, (__m512bh)pair.v);
+    sum = watch(pair, sum);
   };
   if (depth != 1) {
     for (int64_t k = 0; k < K; k += 2)
       put(pairs<V>(unit[0] + k * depth, k + 1 < K ? unit[0] + (k + 1) * depth : nullptr, units), k);
-    return {(typename V::native)sum};
+    return sum;
   }
-  for (int64_t k = 0; k < K; k += 2 * V::lanes) {
-    size_t count = K - k < 2 * V::lanes ? (size_t)(K - k) : 2 * V::lanes;
-    V rows[V::lanes];
-    for (int l = 0; l < V::lanes; l++) {
-      rows[l] = splat<V>(0);
-      if (l < units) __builtin_memcpy(&rows[l].v, unit[l] + k, count * sizeof(bfloat16));
-    }
-    transpose(rows);
-    for (int l = 0; 2 * l < (int)count; l++) put(rows[l], k + 2 * l);
+  const typename V::type* row[V::lanes];
+  for (int l = 0; l < units; l++) row[l] = (const typename V::type*)unit[l];
+  sum = turn_rows<V>(row, units, K / 2, (typename V::type*)out, step, watch);
+  if (K & 1) {
+    int32_t last[V::lanes] = {};
+    for (int l = 0; l < units; l++) __builtin_memcpy(last + l, unit[l] + K - 1, sizeof(bfloat16));
+    put(V::load((const typename V::type*)last), K - 1);
   }
-  return {(typename V::native)sum};
+  return sum;
 }
