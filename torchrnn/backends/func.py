@@ -11,11 +11,11 @@ from torch.autograd import forward_ad
 
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, reference
+from torchrnn.backends.levels import COVERED, Rule, applied
 from torchrnn.backends.operators import NUMBERS, operators
 from torchrnn.call import TRANSFORMED, Call
 
 _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_COVERED = (_functorch.TransformType.Vmap, _functorch.TransformType.Grad)
 _NOTHING = torch.empty(0)
 _SAMPLES = 16  # the first bit of `flags` that says how many samples there are; as Said in csrc/stack.h
 
@@ -31,7 +31,7 @@ def refuses(call: Call) -> str | None:
         return reason
     if forward():
         return "forward-mode differentiation is active"
-    if any(level.key() not in _COVERED for level in _functorch.get_interpreter_stack()):
+    if any(level.key() not in COVERED for level in _functorch.get_interpreter_stack()):
         return "a transform other than vmap and grad is active"
     return None
 
@@ -56,7 +56,7 @@ def _stack(call: Call) -> Sequence[Tensor]:
     training = torch.is_grad_enabled()
     form = _Form(call, training)
     numbers = call.batch_sizes if call.steps is None else call.steps.numbers(form.D)
-    results = _Forward.apply(form, numbers, call.x, *call.states, *call.weights)
+    results = applied(_Forward, form, numbers, call.x, *call.states, *call.weights)
     return results[:-1] if training else results
 
 
@@ -92,7 +92,7 @@ class _Form:
         return self.call.steps.interleaved(numbers, h.size(-2), x.shape[:-1].numel(), self.D, V)
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(Rule):
     """Numbers, x, states and weights -> output, final states, all states if asked for, and what backward needs."""
 
     @staticmethod
@@ -112,27 +112,27 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         numbers, *inputs, reserve = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
+        needs = ctx.needs_input_grad[-len(inputs) :]
         asked = _Asked(ctx.form, needs)
         if forward():
             found = asked.by_reference(inputs, gradients[:-1])
         else:
-            found = _Backward.apply(asked, numbers, reserve, *inputs, *gradients[:-1])
+            found = applied(_Backward, asked, numbers, reserve, *inputs, *gradients[:-1])
         by_need = iter(found)
         return (None, None, *(next(by_need) if need else None for need in needs))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    def over(V: int, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         form, numbers, *inputs = args
-        V, dims = info.batch_size, in_dims[2:]
+        dims = dims[2:]
         rows = 1 + form.S
         if any(d is not None for d in dims[rows:]):
-            each = [_Forward.apply(form, numbers, *_pick(inputs, dims, v)) for v in range(V)]
+            each = [applied(_Forward, form, numbers, *_pick(inputs, dims, v)) for v in range(V)]
             return tuple(torch.stack(of) for of in zip(*each, strict=True)), (0,) * len(each[0])
         x, *states = _join(inputs[:rows], dims[:rows], V)
         numbers = form.numbers(numbers, V, _one(inputs[0], dims[0]), _one(inputs[1], dims[1]))
-        results = _applied(_Forward, form.joined(V), numbers, x, *states, *inputs[rows:])
-        # what is kept for backward stays in one piece: _Backward.vmap knows
+        results = applied(_Forward, form.joined(V), numbers, x, *states, *inputs[rows:])
+        # what is kept for backward stays in one piece: _Backward.over knows
         kept = (results[-1],) if form.training else ()
         results = results[: len(results) - len(kept)]
         return (*(_split(t, V) for t in results), *kept), (*(t.dim() - 1 for t in results), *(None for _ in kept))
@@ -188,7 +188,7 @@ class _Asked:
         return pull(tuple(g for g in gradients if g is not None))
 
 
-class _Backward(torch.autograd.Function):
+class _Backward(Rule):
     """What was kept, inputs and gradients of the results -> the gradients that are asked for."""
 
     @staticmethod
@@ -223,39 +223,31 @@ class _Backward(torch.autograd.Function):
         found = torch.func.vjp(once_more, *(tensors[i] for i in there))[1](tuple(gradients))
         every: list[Any] = [None] * len(tensors)
         for i, g in zip(there, found, strict=True):
-            every[i] = g if ctx.needs_input_grad[3 + i] else None
+            every[i] = g if ctx.needs_input_grad[i - len(tensors)] else None
         return (None, None, None, *every)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    def over(V: int, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         asked, numbers, reserve, *tensors = args
-        V, dims, form = info.batch_size, in_dims[3:], asked.form
+        kept_dim, dims, form = dims[2], dims[3:], asked.form
         rows, K = 1 + form.S, len(asked.needs)
         if any(d is not None for d in dims[rows:K]):
-            with_reserve, their_dims = (reserve, *tensors), (in_dims[2], *dims)
-            each = [_Backward.apply(asked, numbers, *_pick(with_reserve, their_dims, v)) for v in range(V)]
+            with_reserve, their_dims = (reserve, *tensors), (kept_dim, *dims)
+            each = [applied(_Backward, asked, numbers, *_pick(with_reserve, their_dims, v)) for v in range(V)]
             return tuple(torch.stack(of) for of in zip(*each, strict=True)), (0,) * len(each[0])
         inputs, weights = _join(tensors[:rows], dims[:rows], V), tensors[rows:K]
         gradients = _join(tensors[K:], dims[K:], V)
         numbers = form.numbers(numbers, V, _one(tensors[0], dims[0]), _one(tensors[1], dims[1]))
         joined = form.joined(V)
         if all(d is None for d in dims[:rows]):  # the call was not mapped, so that what it kept is that of one
-            reserve = _Forward.apply(joined, numbers, *inputs, *weights)[-1]
+            reserve = applied(_Forward, joined, numbers, *inputs, *weights)[-1]
         more = _Asked(joined, asked.needs, V * (asked.samples or 1))
         results, to = [], []
-        for i, g in more._by_place(_applied(_Backward, more, numbers, reserve, *inputs, *weights, *gradients)):
+        for i, g in more._by_place(applied(_Backward, more, numbers, reserve, *inputs, *weights, *gradients)):
             apart = _split(g, V) if i < rows else g.unflatten(0, (-1, V)) if asked.samples else g
             results.append(apart)
             to.append(apart.dim() - 2 if i < rows else 1 if asked.samples else 0)
         return tuple(results), tuple(to)
-
-
-def _applied(function: Any, *args: Any) -> tuple[Tensor, ...]:
-    """``function.apply``, without its detour where nobody differentiates any more."""
-    watched = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
-    if watched or _functorch.peek_interpreter_stack() is not None:
-        return function.apply(*args)
-    return function.forward(*args)
 
 
 def _one(t: Tensor, d: int | None) -> Tensor:
