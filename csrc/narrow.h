@@ -33,30 +33,36 @@ static TORCHRNN_INLINE V pairs(const bfloat16* low, const bfloat16* high, int la
 template <class V, int R, int C, bool add>
 static void multiply_tile(int64_t K, const bfloat16* const* a, int64_t stride, const bfloat16* w, int64_t step,
                           typename V::type* tile) {
-  V sum[R][C];
+  __m512 sum[R][C];
+#pragma GCC unroll 8  // or the tile stays in memory
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
-      if constexpr (add) sum[r][c] = V::load(tile + (r * C + c) * V::lanes);
-      else sum[r][c] = splat<V>(0);
+      if constexpr (add) sum[r][c] = (__m512)V::load(tile + (r * C + c) * V::lanes).v;
+      else sum[r][c] = _mm512_setzero_ps();
   const bfloat16* row[R];
   for (int r = 0; r < R; r++) row[r] = a[r];
   auto next = [&](int64_t at, size_t bytes) __attribute__((always_inline)) {
-    V b[C];
-    for (int c = 0; c < C; c++) __builtin_memcpy(&b[c].v, w + c * 2 * V::lanes, sizeof b[c].v);
+    __m512bh b[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) __builtin_memcpy(&b[c], w + c * 2 * V::lanes, sizeof b[c]);
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       int32_t pair = 0;
       __builtin_memcpy(&pair, row[r] + at, bytes);
       __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-      for (int c = 0; c < C; c++)
-        sum[r][c].v = (typename V::native)_mm512_dpbf16_ps((__m512)sum[r][c].v, x, (__m512bh)b[c].v);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; c++) sum[r][c] = _mm512_dpbf16_ps(sum[r][c], x, b[c]);
     }
     w += 2 * step;
   };
   int64_t k = 0, at = 0;
   for (; k + 2 <= K; k += 2, at += 2 * stride) next(at, 4);
   if (k < K) next(at, 2);
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
-    for (int c = 0; c < C; c++) sum[r][c].store(tile + (r * C + c) * V::lanes);
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) __builtin_memcpy(tile + (r * C + c) * V::lanes, &sum[r][c], sizeof sum[r][c]);
 }
 
 // As the pack_column of gemm.h.
