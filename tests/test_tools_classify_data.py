@@ -205,6 +205,13 @@ def test_batches_are_of_similar_length():
     assert np.abs(np.diff(means)).mean() > 100  # and not sorted from batch to batch
 
 
+def test_batches_of_short_sequences_hold_several_lengths():
+    lengths = [np.random.default_rng(0).integers(1, 101, 10_000)]
+    order = Order(lengths, 32, seed=0)
+    spread = [np.ptp(lengths[0][places]) for _, places in map(order.rows, range(order.steps))]
+    assert 20 < np.median(spread) < 40  # a quarter of all: four batches are sorted together
+
+
 def test_streamed_parts_give_the_same_sequences(tmp_path):
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdef"), rng.integers(1, 30))) for _ in range(60_000)]

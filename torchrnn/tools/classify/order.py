@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WINDOW = 32  # batches, at most, whose sequences are sorted by length together
+SHORT, WINDOW_OF_SHORT = 100, 4  # steps; of sequences so short padding is little, and length often tells the label
 
 Places = tuple[np.ndarray, np.ndarray]  # (B,) the group of each sequence, and its place there
 
@@ -16,8 +17,8 @@ class Order:
 
     In each epoch the groups come in a new order, and the sequences of `together` groups are mixed: no more of a file
     that is read block by block needs to be in memory at a time, and it is read once an epoch. In a window of 32
-    batches, or of as many as those groups hold, the sequences are sorted by length, cut into batches, and the batches
-    shuffled: little padding, and few steps of time at which only one long sequence still runs.
+    batches (4 of short sequences), or of as many as those groups hold, the sequences are sorted by length, cut into
+    batches, and the batches shuffled: little padding, and few steps of time at which only one long sequence still runs.
     """
 
     def __init__(self, lengths: Sequence[np.ndarray], batch_size: int, seed: int, together: int = 1) -> None:
@@ -25,7 +26,8 @@ class Order:
         self.sizes = np.array([len(group) for group in lengths])
         self.steps = -(-int(self.sizes.sum()) // batch_size)  # in an epoch
         mixed = int(self.sizes.sum()) * together // max(len(self.sizes), 1)  # sequences, on average
-        self.window = min(max(mixed // batch_size, 1), WINDOW)
+        longest = max((int(group.max()) for group in lengths if len(group)), default=0)
+        self.window = min(max(mixed // batch_size, 1), WINDOW if longest > SHORT else WINDOW_OF_SHORT)
         self._window: tuple[int, list[Places]] = (-1, [])
         self._mixed: tuple[tuple[int, int], Places] | None = None
 
