@@ -359,3 +359,21 @@ def test_fake_gradients_of_samples_have_their_shapes() -> None:
         (*given, reserve, torch.ones(T, 6, H), [None, None], [], [1, 0, 1, 1, 1, 0, 1]),
         test_utils="test_faketensor",
     )
+
+
+def test_nothing_mapped_and_rows_of_a_jacobian_that_has_none() -> None:
+    layer = torchrnn.LSTM(3, 4)
+    weights = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def first_rows(weights: Any, x: Tensor) -> Tensor:
+        return functional_call(layer, weights, x)[0][:0]
+
+    def shapes() -> list[Any]:
+        none, x = torch.zeros(0, 5, 2, 3), torch.randn(6, 5, 2, 3)
+        each = vmap(grad(lambda w, s: functional_call(layer, w, s)[0].sum()), in_dims=(None, 0))(weights, none)
+        rows = [jacrev(first_rows)(weights, x[0]), vmap(jacrev(first_rows), in_dims=(None, 0))(weights, x)]
+        return [vmap(layer)(none)[0].shape, *({n: t.shape for n, t in found.items()} for found in (each, *rows))]
+
+    found = shapes()
+    with torchrnn.use("reference"):
+        assert found == shapes()

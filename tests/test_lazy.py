@@ -177,3 +177,14 @@ def test_a_first_call_that_is_refused_settles_nothing(options: Any) -> None:
         layer(torch.randn(4, 2, 7), torch.zeros(9, 9, 9))
     assert layer.input_size is None
     assert layer(torch.randn(4, 2, 5))[0].shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("make", [torchrnn.GRU, torchrnn.LSTMCell])
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap])
+def test_a_first_call_inside_a_transform_is_refused_and_nothing_is_drawn(make: Any, transform: Any) -> None:
+    module, x = make(None, 4), torch.randn(5, 2, 3) if make is torchrnn.GRU else torch.randn(2, 3)
+    with pytest.raises(RuntimeError, match=f"{make.__name__} has no input_size yet.*input_size=3"):
+        transform(lambda sample: module(sample)[0].sum())(x)
+    assert "None" in repr(module)
+    module(x)
+    assert module.input_size == 3

@@ -243,3 +243,8 @@ def test_any_graph_is_placed_without_overlaps(seed):
             inner = [Box(o.x + 1, o.y + 1, o.width - 2, o.height - 2) for o in boxes]
             assert a[1] != b[1] or not any(crosses(a, b, o) for o in inner)
             assert a[1] == b[1] or b[0] - a[0] == pytest.approx(44)  # it bends between columns only
+
+
+@pytest.mark.parametrize("kind", [torchrnn.RNN, torchrnn.RNNCell, torchrnn.LSTM, torchrnn.GRU])
+def test_the_cell_of_a_class_is_drawn(kind: Any) -> None:
+    assert str(torchrnn.draw(kind.cell)) == str(torchrnn.draw(kind(2, 3).cell))

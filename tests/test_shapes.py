@@ -206,3 +206,12 @@ def test_nothing_is_run_and_no_random_number_drawn():
     torch.set_rng_state(state)
     torchrnn.explain(layer, x)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_a_projection_projects() -> None:
+    said = {
+        kind: str(torchrnn.explain(kind(3, 5, proj_size=2), torch.randn(4, 1, 3)))
+        for kind in (torchrnn.GRU, torchrnn.LSTM)
+    }
+    assert "projects the H numbers of s to P" in said[torchrnn.GRU]
+    assert "projects the H numbers of h to P" in said[torchrnn.LSTM]

@@ -34,7 +34,16 @@ def parameter(
 
 
 def materialize(module: Module, input_size: int) -> None:
-    """Give all parameters of a module their shapes, and values as if it were built now."""
+    """Give all parameters of a module their shapes, and values as if it were built now.
+
+    Raises:
+        RuntimeError: a transform of torch.func is active, under which nothing can be drawn in place.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        raise RuntimeError(
+            f"{type(module).__name__} has no input_size yet, and its first call is inside torch.func (vmap, grad, "
+            f"...), where weights cannot be drawn: call it once before, or build it with input_size={input_size}"
+        )
     module.input_size = input_size
     with torch.inference_mode(False), torch.no_grad():  # the first call may be one of inference, the next of training
         for name, shape in module._parameter_shapes().items():

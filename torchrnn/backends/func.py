@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from torchrnn.activation import PLAIN
 from torchrnn.backends import cpu, reference
-from torchrnn.backends.levels import COVERED, Rule, applied
+from torchrnn.backends.levels import COVERED, VMAP, Rule, applied
 from torchrnn.backends.operators import NUMBERS, operators
 from torchrnn.call import TRANSFORMED, Call
 
@@ -31,8 +31,11 @@ def refuses(call: Call) -> str | None:
         return reason
     if forward():
         return "forward-mode differentiation is active"
-    if any(level.key() not in COVERED for level in _functorch.get_interpreter_stack()):
+    levels = _functorch.get_interpreter_stack()
+    if any(level.key() not in COVERED for level in levels):
         return "a transform other than vmap and grad is active"
+    if any(level.key() == VMAP and _functorch.CVmapInterpreterPtr(level).batchSize() == 0 for level in levels):
+        return "vmap has nothing to map: its dimension is of size 0"
     return None
 
 
@@ -168,6 +171,19 @@ class _Asked:
                 joined.append(g.unflatten(0, (-1, samples)).sum(0) if samples else g.sum(0))
         return tuple(joined)
 
+    def nothing(self, inputs: Sequence[Tensor], dims: Sequence[int | None]) -> tuple[Any, Any]:
+        """The gradients of no calls at all, and their dimensions."""
+        of_one = [
+            [*t.shape[:d], *t.shape[d + 1 :]] if d is not None else [*t.shape]
+            for t, d, need in zip(inputs, dims, self.needs, strict=False)
+            if need
+        ]
+        apart = [
+            [self.samples] if self.samples and i > self.form.S else [] for i, need in enumerate(self.needs) if need
+        ]
+        found = tuple(inputs[0].new_zeros((0, *n, *shape)) for n, shape in zip(apart, of_one, strict=True))
+        return found, (0,) * len(found)
+
     def _by_place(self, found: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
         return list(zip((i for i, need in enumerate(self.needs) if need), found, strict=True))
 
@@ -231,6 +247,8 @@ class _Backward(Rule):
         asked, numbers, reserve, *tensors = args
         kept_dim, dims, form = dims[2], dims[3:], asked.form
         rows, K = 1 + form.S, len(asked.needs)
+        if V == 0:  # rows of a Jacobian that has none
+            return asked.nothing(tensors[:K], dims)
         if any(d is not None for d in dims[rows:K]):
             with_reserve, their_dims = (reserve, *tensors), (kept_dim, *dims)
             each = [applied(_Backward, asked, numbers, *_pick(with_reserve, their_dims, v)) for v in range(V)]

@@ -17,8 +17,8 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-_GRAD, _VMAP = _functorch.TransformType.Grad, _functorch.TransformType.Vmap
-COVERED = (_VMAP, _GRAD)
+GRAD, VMAP = _functorch.TransformType.Grad, _functorch.TransformType.Vmap
+COVERED = (VMAP, GRAD)
 
 
 class Rule(torch.autograd.Function):
@@ -40,9 +40,9 @@ def applied(rule: type[Rule], *args: Any) -> tuple[Tensor, ...]:
         watched = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
         return rule.apply(*args) if watched else rule.forward(*args)
     level: Any = retrieve_current_functorch_interpreter()
-    if level.key() == _VMAP:
+    if level.key() == VMAP:
         return _mapped(rule, level, args)
-    if level.key() == _GRAD:
+    if level.key() == GRAD:
         own = (level._cptr.lift(t) if isinstance(t, Tensor) else t for t in args)
         with enable_single_level_autograd_function():
             return _Level.apply(level, rule, *own)  # pyright: ignore[reportAttributeAccessIssue]

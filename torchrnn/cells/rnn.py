@@ -46,8 +46,11 @@ def _named(nonlinearity: str, activation: str | None) -> str:
     return str(nonlinearity) if activation is None else activation
 
 
-def _cell(nonlinearity: str) -> Cell:
-    return rnn_relu if nonlinearity == "relu" else rnn_tanh
+class _OfNonlinearity:
+    """The cell of a module's nonlinearity; of the class, where none is chosen yet, that of the default."""
+
+    def __get__(self, module: Any, owner: Any) -> Cell:
+        return rnn_relu if module is not None and module.nonlinearity == "relu" else rnn_tanh
 
 
 class RNN(Recurrent):
@@ -84,6 +87,8 @@ class RNN(Recurrent):
         ```
     """
 
+    cell: Any = _OfNonlinearity()
+
     def __init__(
         self,
         input_size: int | None,
@@ -107,11 +112,6 @@ class RNN(Recurrent):
         super().__init__(input_size, hidden_size, *args, activation=activation, **options)
         if self._options.function != "tanh":
             self.mode = f"RNN_{self.nonlinearity.upper()}"
-
-    @property
-    def cell(self) -> Cell:  # type: ignore[override]
-        """The cell of this layer's nonlinearity."""
-        return _cell(self.nonlinearity)
 
     @property
     def activation(self) -> str:
@@ -141,6 +141,8 @@ class RNNCell(RecurrentCell):
         ```
     """
 
+    cell: Any = _OfNonlinearity()
+
     def __init__(
         self,
         input_size: int | None,
@@ -156,11 +158,6 @@ class RNNCell(RecurrentCell):
         self.nonlinearity = _named(nonlinearity, activation)
         activation = "tanh" if self.nonlinearity == "relu" else self.nonlinearity
         super().__init__(input_size, hidden_size, bias, device, dtype, activation=activation, cell_clip=cell_clip)
-
-    @property
-    def cell(self) -> Cell:  # type: ignore[override]
-        """The cell of this module's nonlinearity."""
-        return _cell(self.nonlinearity)
 
     @property
     def activation(self) -> str:

@@ -235,6 +235,7 @@ def _trace(layer: Recurrent, given: Given, z: Letters) -> list[Row]:
 def _weights(layer: Recurrent, z: Letters) -> list[Section]:
     """The parameters of each layer and direction."""
     sections, D, h = [], z.D[1], layer.cell.states[0]
+    projected = "s" if "s" in layer.cell.states else h  # a GRU's h is a projection of its state s
     for number, found in enumerate(parameters.weights(layer)):
         k, d = divmod(number, D)
         source = f"the output of layer {k - 1}" if k else "the input"
@@ -243,7 +244,7 @@ def _weights(layer: Recurrent, z: Letters) -> list[Section]:
             "weight_hh": ((z.GH(k), z.P_or_H(k)), f"multiplies {h} of the step {'after' if d else 'before'}"),
             "bias_ih": ((z.GH(k),), "added to the first product"),
             "bias_hh": ((z.GH(k),), "added to the second product"),
-            "weight_hr": ((z.P_or_H(k), z.H(k)), f"projects the {z.H(k)[0]} numbers of {h} to P"),
+            "weight_hr": ((z.P_or_H(k), z.H(k)), f"projects the {z.H(k)[0]} numbers of {projected} to P"),
         }
         rows = [Row(name, shape(*words[kind][0]), words[kind][1]) for name in found if (kind := name.split("_l")[0])]
         where = f"layer {k}" + (f", {'backward' if d else 'forward'}" if D == 2 else "")
