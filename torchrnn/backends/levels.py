@@ -1,8 +1,8 @@
 """Rules for differentiating and mapping a call, applied through the levels of torch.func.
 
 ``torch.autograd.Function`` can do this by itself, but makes a class, reads a signature and walks pytrees at every level
-of every call: about 2 ms for one layer under ``vmap(grad(…))``, a part of it in Python's garbage collector. Here the
-same steps are taken on flat tuples, with one class for all.
+of every call: half of the 1.4 ms of a tiny layer under ``vmap(grad(…))``. Here the same steps are taken on flat tuples,
+with one class for all.
 """
 
 from __future__ import annotations
