@@ -137,10 +137,11 @@ static int64_t lowest_wanted(const std::vector<int64_t>& needs, size_t states, i
   return (int64_t)needs.size();
 }
 
-// Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks.
+// Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks. Those of the weights
+// that are asked for are written to the tensors of `into`, if there are any.
 template <class T, class Stored>
 static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve, const Given& given,
-                           const std::vector<int64_t>& needs) {
+                           const std::vector<int64_t>& needs, const Tensors& into) {
   const Steps& steps = stack.steps;
   const size_t S = (size_t)stack.cell.states, W = stack.weights.size();
   const bool planned = steps.kind == Steps::PLANNED;
@@ -154,11 +155,18 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
                   steps.B, " rows are not those of ", samples, " samples");
   Tensors results, alive;
   results.reserve(1 + S + W);
+  auto next = into.begin();
   for (size_t i = 0; i < 1 + S + W; i++) {
     const Tensor& like = i == 0 ? stack.x : i <= S ? stack.states[i - 1] : stack.weights[i - 1 - S];
     if (!needs[i]) results.push_back(fresh(stack.x, {0}));
-    else results.push_back(i > S && samples ? fresh_samples(samples, like) : fresh_as(like));
+    else if (i <= S || into.empty()) results.push_back(i > S && samples ? fresh_samples(samples, like) : fresh_as(like));
+    else {
+      STD_TORCH_CHECK(next != into.end(), "a tensor for a gradient is missing");
+      expect_samples(*next, samples, like);
+      results.push_back(*next++);
+    }
   }
+  STD_TORCH_CHECK(next == into.end(), "there is a tensor for a gradient that nobody asks for");
   auto wanted = [&](size_t i) { return needs[i] ? write<Stored>(results[i]) : nullptr; };
   auto held = [&](const Tensor& t) {
     alive.push_back(t);
@@ -264,8 +272,8 @@ static Tensors run_forward(const CellKernels& cell, const Tensor& x, const Tenso
 }
 static Tensors run_backward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                             const std::optional<Tensor>& numbers, const Said& said, const Tensor& reserve,
-                            const Given& given, const std::vector<int64_t>& needs) {
-  auto run = [&](auto stack) { return backward_of(stack, reserve, given, needs); };
+                            const Given& given, const std::vector<int64_t>& needs, const Tensors& into = {}) {
+  auto run = [&](auto stack) { return backward_of(stack, reserve, given, needs, into); };
   switch (x.scalar_type()) {
     case ScalarType::Double: return run(Stack<double>(cell, x, states, weights, numbers, said));
     case ScalarType::BFloat16: return run(Stack<float, bfloat16>(cell, x, states, weights, numbers, said));
@@ -284,6 +292,17 @@ static Tensors stack_backward(int64_t cell, const Tensor& x, const Tensors& stat
                               const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
   return run_backward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall},
                       needs);
+}
+// The gradients of x and the states; those of the weights for each sample are written to `into`.
+static Tensors stack_backward_into(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
+                                   const std::optional<Tensor>& numbers, int64_t flags, double limit,
+                                   const Tensor& reserve, const std::optional<Tensor>& dy,
+                                   const std::vector<std::optional<Tensor>>& dfinal,
+                                   const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
+                                   const Tensors& into) {
+  Tensors all = run_backward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve,
+                             {dy, dfinal, dall}, needs, into);
+  return Tensors(all.begin(), all.begin() + 1 + (int64_t)states.size());
 }
 
 // The same for graphs, which people and exporters read: by names.
@@ -334,6 +353,10 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def(
       "stack_backward(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit, "
       "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
+  m.def(
+      "stack_backward_into(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, "
+      "float limit, Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs, Tensor(a!)[] into) "
+      "-> Tensor[]");
   for (const char* name : {"recurrent", "recurrent_training"})
     m.def((std::string(name) +
            "(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, bool bias, "
@@ -356,6 +379,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("stack", TORCH_BOX(&torchrnn::stack));
   m.impl("stack_backward", TORCH_BOX(&torchrnn::stack_backward));
+  m.impl("stack_backward_into", TORCH_BOX(&torchrnn::stack_backward_into));
   m.impl("recurrent", TORCH_BOX(&torchrnn::recurrent<false>));
   m.impl("recurrent_training", TORCH_BOX(&torchrnn::recurrent<true>));
   m.impl("recurrent_backward", TORCH_BOX(&torchrnn::recurrent_backward));

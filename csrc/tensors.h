@@ -112,5 +112,11 @@ inline Tensor fresh_as(const Tensor& t) {
 inline Tensor fresh_samples(int64_t n, const Tensor& t) {
   return t.dim() == 1 ? fresh(t, {n, t.size(0)}) : fresh(t, {n, t.size(0), t.size(1)});
 }
+inline void expect_samples(const Tensor& to, int64_t n, const Tensor& t) {
+  const char* name = "what a gradient of each sample is written to";
+  if (t.dim() == 1) expect(to, {n, t.size(0)}, name);
+  else expect(to, {n, t.size(0), t.size(1)}, name);
+  STD_TORCH_CHECK(to.is_contiguous() && type_code(to) == type_code(t), name, " must be dense and of the weight's type");
+}
 
 }  // namespace torchrnn
