@@ -32,7 +32,9 @@ def megabytes(count: int) -> Tensor:
 
 def test_small_results_are_the_allocators() -> None:
     t = memory.empty((3, 5), torch.bfloat16)
-    assert t.shape == (3, 5) and t.dtype == torch.bfloat16 and not memory._waiting
+    assert t.shape == (3, 5)
+    assert t.dtype == torch.bfloat16
+    assert not memory._waiting
     del t
     assert not memory._waiting
     assert memory.empty((0, 4), torch.float64).shape == (0, 4)
@@ -63,10 +65,13 @@ def test_a_block_is_lent_again_once_the_last_tensor_in_it_is_gone(holder: str) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_lent_memory_is_a_dense_tensor_like_any_other(dtype: torch.dtype) -> None:
     t = memory.empty((3, 1025, 2047), dtype)
-    assert t.is_contiguous() and t.shape == (3, 1025, 2047) and not t.requires_grad
+    assert t.is_contiguous()
+    assert t.shape == (3, 1025, 2047)
+    assert not t.requires_grad
     t.copy_(torch.arange(t.numel(), dtype=dtype).view(t.shape) % 251)
     u = memory.empty((3, 1025, 2047), dtype).zero_()
-    assert torch.equal(t.flatten(), torch.arange(t.numel(), dtype=dtype) % 251) and not u.any()
+    assert torch.equal(t.flatten(), torch.arange(t.numel(), dtype=dtype) % 251)
+    assert not u.any()
     assert t.untyped_storage().nbytes() == t.numel() * dtype.itemsize  # what torch.save writes
 
 
@@ -116,7 +121,8 @@ def test_threads_never_share_a_block() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and sum(map(len, memory._waiting)) <= memory.KEPT
+    assert not wrong
+    assert sum(map(len, memory._waiting)) <= memory.KEPT
 
 
 def _overwrite(t: Tensor, answer: Any) -> None:
@@ -181,7 +187,8 @@ def test_who_counts_or_traces_sees_an_operator_without_side_effects(monkeypatch:
     memory._waiting.clear()
     with FlopCounterMode(display=False) as counter:
         found = gradients_of_samples(layer, x)
-    assert counter.get_total_flops() and all(torch.equal(found[name], g) for name, g in expected.items())
+    assert counter.get_total_flops()
+    assert all(torch.equal(found[name], g) for name, g in expected.items())
     del found
     assert not memory._waiting
 
@@ -199,7 +206,8 @@ def test_memory_that_does_not_fit_is_refused() -> None:
         )
 
     x_gradient, of_state = run(into)
-    assert x_gradient.shape == x.shape and of_state.shape == (0,)
+    assert x_gradient.shape == x.shape
+    assert of_state.shape == (0,)
     for wrong, said in (
         (into[:3], "a tensor for a gradient is missing"),
         ([*into, into[0]], "that nobody asks for"),

@@ -1,7 +1,7 @@
 """Memory for large results, lent again once the last tensor in it is gone.
 
-What the system hands out afresh it has zeroed page by page, which takes as long as filling it with results. A block that
-came back is filled as it is. While it waits the system may take its pages, of which nobody reads what they held.
+What the system hands out afresh it has zeroed page by page, which takes as long as filling it with results. A block
+that came back is filled as it is. While it waits the system may take its pages, of which nobody reads what they held.
 """
 
 from __future__ import annotations
