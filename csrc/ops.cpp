@@ -65,21 +65,22 @@ static Tensors forward_of(const Stack<T, Stored>& stack) {
   const int S = stack.cell.states;
   const bool planned = steps.kind == Steps::PLANNED, all = stack.said.all;
   const int64_t D = stack.D, L = stack.L, LD = L * D, H = stack.H, width = D * stack.out;
+  const int32_t computed = computed_type<T, Stored>(stack.x);
   Tensors results;
   results.reserve((size_t)S * 2 + 2);
   if (!stack.one_step()) results.push_back(stack.fresh_rows(width));
   const size_t first = results.size(), first_all = first + (size_t)S;
   for (int k = 0; k < S; k++) results.push_back(fresh_as(stack.states[(size_t)k]));
   STD_TORCH_CHECK(!all || !stack.one_step(), "the states of all steps are those of a layer");
-  for (int k = 1; all && k < S; k++) results.push_back(fresh_computed<T, Stored>(stack.x, {D, steps.M, H}));
+  for (int k = 1; all && k < S; k++) results.push_back(Tensor(fresh_handle(computed, {D, steps.M, H})));
   T* reserve = nullptr;
   Stored* y = write<Stored>(results[0]);
   std::optional<Tensor> between;
   if (stack.said.training) {
-    results.push_back(fresh_computed<T, Stored>(stack.x, {stack.reserve_size()}));
+    results.push_back(lent(computed, {stack.reserve_size()}));
     reserve = write<T>(results.back());
   } else if (L > 1) {
-    between = fresh(stack.x, {2 * stack.outputs()});
+    between = lent(type_code(stack.x), {2 * stack.outputs()});
   }
   std::vector<SegmentStates<Stored>> initial, final;
   for (int k = 0; planned && k < S; k++) {
@@ -137,11 +138,10 @@ static int64_t lowest_wanted(const std::vector<int64_t>& needs, size_t states, i
   return (int64_t)needs.size();
 }
 
-// Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks. Those of the weights
-// that are asked for are written to the tensors of `into`, if there are any.
+// Gradients in the order x, states, weights; an empty tensor where `needs` says that nobody asks.
 template <class T, class Stored>
 static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve, const Given& given,
-                           const std::vector<int64_t>& needs, const Tensors& into) {
+                           const std::vector<int64_t>& needs) {
   const Steps& steps = stack.steps;
   const size_t S = (size_t)stack.cell.states, W = stack.weights.size();
   const bool planned = steps.kind == Steps::PLANNED;
@@ -155,18 +155,11 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
                   steps.B, " rows are not those of ", samples, " samples");
   Tensors results, alive;
   results.reserve(1 + S + W);
-  auto next = into.begin();
   for (size_t i = 0; i < 1 + S + W; i++) {
     const Tensor& like = i == 0 ? stack.x : i <= S ? stack.states[i - 1] : stack.weights[i - 1 - S];
     if (!needs[i]) results.push_back(fresh(stack.x, {0}));
-    else if (i <= S || into.empty()) results.push_back(i > S && samples ? fresh_samples(samples, like) : fresh_as(like));
-    else {
-      STD_TORCH_CHECK(next != into.end(), "a tensor for a gradient is missing");
-      expect_samples(*next, samples, like);
-      results.push_back(*next++);
-    }
+    else results.push_back(i > S && samples ? lent_samples(samples, like) : fresh_as(like));
   }
-  STD_TORCH_CHECK(next == into.end(), "there is a tensor for a gradient that nobody asks for");
   auto wanted = [&](size_t i) { return needs[i] ? write<Stored>(results[i]) : nullptr; };
   auto held = [&](const Tensor& t) {
     alive.push_back(t);
@@ -208,7 +201,7 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
       }
     }
   }
-  Tensor scratch = fresh(stack.x, {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
+  Tensor scratch = lent(type_code(stack.x), {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
   Stored *da = write<Stored>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
   for (Tensor& t : results)
     if (!steps.N) clear_all<Stored>(t);  // no layer will write it
@@ -272,8 +265,8 @@ static Tensors run_forward(const CellKernels& cell, const Tensor& x, const Tenso
 }
 static Tensors run_backward(const CellKernels& cell, const Tensor& x, const Tensors& states, const Tensors& weights,
                             const std::optional<Tensor>& numbers, const Said& said, const Tensor& reserve,
-                            const Given& given, const std::vector<int64_t>& needs, const Tensors& into = {}) {
-  auto run = [&](auto stack) { return backward_of(stack, reserve, given, needs, into); };
+                            const Given& given, const std::vector<int64_t>& needs) {
+  auto run = [&](auto stack) { return backward_of(stack, reserve, given, needs); };
   switch (x.scalar_type()) {
     case ScalarType::Double: return run(Stack<double>(cell, x, states, weights, numbers, said));
     case ScalarType::BFloat16: return run(Stack<float, bfloat16>(cell, x, states, weights, numbers, said));
@@ -292,17 +285,6 @@ static Tensors stack_backward(int64_t cell, const Tensor& x, const Tensors& stat
                               const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs) {
   return run_backward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve, {dy, dfinal, dall},
                       needs);
-}
-// The gradients of x and the states; those of the weights for each sample are written to `into`.
-static Tensors stack_backward_into(int64_t cell, const Tensor& x, const Tensors& states, const Tensors& weights,
-                                   const std::optional<Tensor>& numbers, int64_t flags, double limit,
-                                   const Tensor& reserve, const std::optional<Tensor>& dy,
-                                   const std::vector<std::optional<Tensor>>& dfinal,
-                                   const std::vector<std::optional<Tensor>>& dall, const std::vector<int64_t>& needs,
-                                   const Tensors& into) {
-  Tensors all = run_backward(numbered(cell), x, states, weights, numbers, Said::of(flags, limit), reserve,
-                             {dy, dfinal, dall}, needs, into);
-  return Tensors(all.begin(), all.begin() + 1 + (int64_t)states.size());
 }
 
 // The same for graphs, which people and exporters read: by names.
@@ -347,16 +329,14 @@ STABLE_TORCH_LIBRARY(torchrnn, m) {
   m.def("number(str cell) -> int");
   m.def("saved(int cell, bool plain) -> int");
   m.def("kept(int cell, bool plain) -> str");
+  m.def("waiting_memory() -> int");
+  m.def("release_memory() -> ()");
   m.def(
       "stack(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit) "
       "-> Tensor[]");
   m.def(
       "stack_backward(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, float limit, "
       "Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs) -> Tensor[]");
-  m.def(
-      "stack_backward_into(int cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? numbers, int flags, "
-      "float limit, Tensor reserve, Tensor? dy, Tensor?[] dfinal, Tensor?[] dall, int[] needs, Tensor(a!)[] into) "
-      "-> Tensor[]");
   for (const char* name : {"recurrent", "recurrent_training"})
     m.def((std::string(name) +
            "(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, Tensor? plan, bool bias, "
@@ -374,12 +354,13 @@ STABLE_TORCH_LIBRARY_IMPL(torchrnn, CompositeExplicitAutograd, m) {
   m.impl("number", TORCH_BOX(&torchrnn::number));
   m.impl("saved", TORCH_BOX(&torchrnn::saved));
   m.impl("kept", TORCH_BOX(&torchrnn::kept));
+  m.impl("waiting_memory", TORCH_BOX(&torchrnn::waiting_memory));
+  m.impl("release_memory", TORCH_BOX(&torchrnn::release_memory));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchrnn, CPU, m) {
   m.impl("stack", TORCH_BOX(&torchrnn::stack));
   m.impl("stack_backward", TORCH_BOX(&torchrnn::stack_backward));
-  m.impl("stack_backward_into", TORCH_BOX(&torchrnn::stack_backward_into));
   m.impl("recurrent", TORCH_BOX(&torchrnn::recurrent<false>));
   m.impl("recurrent_training", TORCH_BOX(&torchrnn::recurrent<true>));
   m.impl("recurrent_backward", TORCH_BOX(&torchrnn::recurrent_backward));

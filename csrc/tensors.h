@@ -14,6 +14,15 @@
 #include <vector>
 
 #include "bfloat16.h"
+#include "memory.h"
+
+#ifdef __linux__
+// In the stable ABI from torch 2.11 on; null before.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t dimensions, const int64_t* sizes, const int64_t* strides, int64_t offset, int32_t dtype,
+    int32_t device_type, int32_t device_index, AtenTensorHandle* made, int32_t layout, const uint8_t* metadata,
+    int64_t metadata_size, void (*deleter)(void* data, void* context), void* context);
+#endif
 
 namespace torchrnn {
 
@@ -96,10 +105,10 @@ inline AtenTensorHandle fresh_handle(const Tensor& like, std::initializer_list<i
   return fresh_handle(type_code(like), sizes);
 }
 inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) { return Tensor(fresh_handle(like, sizes)); }
-// Of the type in which is computed what `like` stores.
+// The type in which is computed what `like` stores.
 template <class T, class Stored>
-Tensor fresh_computed(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  return Tensor(fresh_handle(std::is_same_v<T, Stored> ? type_code(like) : aoti_torch_dtype_float32(), sizes));
+int32_t computed_type(const Tensor& like) {
+  return std::is_same_v<T, Stored> ? type_code(like) : aoti_torch_dtype_float32();
 }
 inline Tensor fresh_as(const Tensor& t) {
   switch (t.dim()) {
@@ -108,15 +117,28 @@ inline Tensor fresh_as(const Tensor& t) {
     default: return fresh(t, {t.size(0), t.size(1), t.size(2)});
   }
 }
-// One such tensor for each of n samples, of at most two dimensions.
-inline Tensor fresh_samples(int64_t n, const Tensor& t) {
-  return t.dim() == 1 ? fresh(t, {n, t.size(0)}) : fresh(t, {n, t.size(0), t.size(1)});
+
+// A tensor that nobody resizes: a large one lies in memory that comes back.
+inline Tensor lent(int32_t type, std::initializer_list<int64_t> sizes) {
+#ifdef __linux__
+  int64_t strides[4], count = 1;
+  for (size_t i = sizes.size(); i-- > 0; count *= sizes.begin()[i]) strides[i] = count;
+  const int64_t item = type == aoti_torch_dtype_float64() ? 8 : type == aoti_torch_dtype_bfloat16() ? 2 : 4;
+  Block* block = torch_from_blob && (size_t)(count * item) >= LARGE_TENSOR ? lend((size_t)(count * item)) : nullptr;
+  if (block) {
+    AtenTensorHandle made;
+    auto deleter = [](void*, void* context) { give_back((Block*)context); };
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(block->data, (int64_t)sizes.size(), sizes.begin(), strides, 0, type,
+                                                  aoti_torch_device_type_cpu(), -1, &made, aoti_torch_layout_strided(),
+                                                  nullptr, 0, deleter, block));
+    return Tensor(made);
+  }
+#endif
+  return Tensor(fresh_handle(type, sizes));
 }
-inline void expect_samples(const Tensor& to, int64_t n, const Tensor& t) {
-  const char* name = "what a gradient of each sample is written to";
-  if (t.dim() == 1) expect(to, {n, t.size(0)}, name);
-  else expect(to, {n, t.size(0), t.size(1)}, name);
-  STD_TORCH_CHECK(to.is_contiguous() && type_code(to) == type_code(t), name, " must be dense and of the weight's type");
+// One for each of n samples of a tensor of at most two dimensions.
+inline Tensor lent_samples(int64_t n, const Tensor& t) {
+  return t.dim() == 1 ? lent(type_code(t), {n, t.size(0)}) : lent(type_code(t), {n, t.size(0), t.size(1)});
 }
 
 }  // namespace torchrnn

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchrnn.activation import PLAIN
-from torchrnn.backends import cpu, memory, reference
+from torchrnn.backends import cpu, reference
 from torchrnn.backends.levels import COVERED, VMAP, Rule, applied
 from torchrnn.backends.operators import NUMBERS, operators
 from torchrnn.call import TRANSFORMED, Call
@@ -216,16 +216,8 @@ class _Backward(Rule):
         dall = () if form.call.one_step else gradients[1 + form.S :]
         flags = form.flags + (asked.samples << _SAMPLES)
         given = form.number, x, inputs[: form.S], inputs[form.S :], numbers, flags, form.limit
-        kept = reserve, dy, dfinal, dall, needs
-        into: list[Tensor] = []
-        if asked.samples and not torch._C._len_torch_dispatch_stack():  # nobody traces or counts operators
-            weights = zip(inputs[form.S :], needs[1 + form.S :], strict=True)
-            into += (memory.empty((asked.samples, *w.shape), w.dtype) for w, need in weights if need)
-        if into:
-            found = operators.stack_backward_into(*given, *kept, into)
-        else:
-            found = operators.stack_backward(*given, *kept)
-        return (*(g for g, need in zip(found, needs, strict=False) if need), *into)
+        found = operators.stack_backward(*given, reserve, dy, dfinal, dall, needs)
+        return tuple(g for g, need in zip(found, needs, strict=True) if need)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
