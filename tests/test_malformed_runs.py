@@ -70,6 +70,7 @@ CONFIGS = {
     "below zero": ("text", line("num_layers", "-1"), DAMAGED, "--num-layers must be at least 1"),
     "an unknown key": ("text", edited(b"[settings]", b"[settings]\ncolour = 3"), DAMAGED, "colour"),
     "an unknown table": ("text", edited(b"[settings]", b"[more]\na = 3\n\n[settings]"), DAMAGED, "more"),
+    "no name of a value": ("classify", edited(b"[data]", b'[data]\na name = "b"'), DAMAGED, "'a name' is no name"),
     "an unknown job": ("text", line("job", '"dance"'), DAMAGED, "job must be one of", "'dance'"),
     "a job that is a list": ("text", line("job", "[1]"), DAMAGED),
     "no settings": ("text", lambda data: data.split(b"[settings]")[0], DAMAGED),

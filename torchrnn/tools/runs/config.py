@@ -117,7 +117,7 @@ def _parse(toml: str) -> dict[str, Any]:
             table = tables.setdefault(line.strip("[]"), {})
         elif line and not line.startswith("#"):
             name, _, value = line.partition(" = ")
-            table[name] = json.loads(value)
+            table[_key(name)] = json.loads(value)
     return tables
 
 
