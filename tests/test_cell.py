@@ -76,6 +76,42 @@ def test_a_step_without_return() -> None:
         Nothing(3, 5)(torch.randn(2, 1, 3))
 
 
+MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "an unknown gate": (
+        lambda x, h, s: x.a + h.q,
+        AttributeError,
+        "asks for h.q, but h has the gates a, b: name it",
+    ),
+    "an unknown state": (lambda x, h, s: x.a + s.c, AttributeError, "asks for s.c, but s has the states h: name it"),
+    "another attribute": (lambda x, h, s: x.a.q, AttributeError, "'Tensor' object has no attribute 'q'"),
+    "fewer units": (
+        lambda x, h, s: x.a[:, :2],
+        ValueError,
+        r"h must have the shape of a gate, \(2, 5\), got \(2, 2\)",
+    ),
+    "no rows": (lambda x, h, s: x.a.mean(0), ValueError, r"the shape of a gate, \(2, 5\), got \(5,\): the equations"),
+    "a number": (lambda x, h, s: (1.0,), TypeError, "the new h must be a Tensor, got float"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_a_step(mistake: str) -> None:
+    step, error, said = MISTAKES[mistake]
+    step.__name__ = "mistaken"
+    layer = type("Mistaken", (torchrnn.Recurrent,), {"cell": torchrnn.cell(gates="a b", states="h")(step)})(3, 5)
+    with pytest.raises(error, match=said):
+        layer(torch.randn(4, 2, 3))
+
+
+def test_a_decorator_without_its_brackets() -> None:
+    decorator: Any = torchrnn.cell
+    with pytest.raises(TypeError, match=r"names of its gates and states: @torchrnn.cell\(gates="):
+
+        @decorator
+        def bare(x, h, s):
+            return x.a + h.a
+
+
 @pytest.mark.parametrize("base", [torchrnn.Recurrent, torchrnn.RecurrentCell])
 def test_a_class_without_a_cell(base: Any) -> None:
     with pytest.raises(TypeError, match="Mine has no cell: give the class one"):

@@ -8,7 +8,7 @@ from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from keyword import iskeyword
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,13 @@ class Cell:
         clipped, or the only one.
         """
         parts = self._gates(*x), self._gates(*h), self._states(*states)
-        new = self.step(*parts, options) if self.takes_options else self.step(*parts)
+        try:
+            new = self.step(*parts, options) if self.takes_options else self.step(*parts)
+        except AttributeError as error:
+            unknown = self._unknown_part(error, parts)
+            if unknown is None:
+                raise
+            raise unknown from None
         if isinstance(new, Tensor):
             new = (new,)
         if not isinstance(new, (tuple, list)) or len(new) != len(self.states):
@@ -122,10 +128,33 @@ class Cell:
                 f"cell {self.name!r}: the step function must return {len(self.states)} states "
                 f"({', '.join(self.states)}), got {came}"
             )
+        if type(x[0]) is Tensor and x[0].dim() and not torch.compiler.is_compiling():  # what makes code of it says more
+            self._check_shapes(new, x[0], states)
         if self.takes_options:
             return tuple(new)
         first = 1 if len(new) > 1 else 0
         return (*new[:first], *(options.clip(state) for state in new[first:]))
+
+    def _unknown_part(self, error: AttributeError, parts: tuple[Any, ...]) -> AttributeError | None:
+        """What to say of ``x.q`` where there is no gate q."""
+        for letter, part in zip("xhs", parts, strict=True):
+            if error.obj is part:
+                of, names = ("states", self.states) if letter == "s" else ("gates", self.gates)
+                return AttributeError(
+                    f"cell {self.name!r}: the step function asks for {letter}.{error.name}, but {letter} has the {of} "
+                    f"{', '.join(names)}: name it in {of}=, or take one of these"
+                )
+        return None
+
+    def _check_shapes(self, new: Sequence[Any], gate: Tensor, states: Sequence[Any]) -> None:
+        for name, state in zip(self.states, new, strict=True):
+            if not isinstance(state, Tensor):
+                raise TypeError(f"cell {self.name!r}: the new {name} must be a Tensor, got {type(state).__name__}")
+            if state.shape != gate.shape and gate.shape[:-1] == states[0].shape[:-1]:
+                raise ValueError(
+                    f"cell {self.name!r}: the new {name} must have the shape of a gate, {tuple(gate.shape)}, got "
+                    f"{tuple(state.shape)}: the equations of a step are elementwise"
+                )
 
     def gate_values(
         self, x: Tensor, w_hh: Tensor, b_hh: Tensor | None, states: tuple[Tensor, ...], options: Options = PLAIN
@@ -211,7 +240,7 @@ def _by_name(name: str) -> Cell:
     return CELLS[name]
 
 
-def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., Any]], Cell]:
+def cell(*step: NoReturn, gates: str = "", states: str = "", late: str = "") -> Callable[[Callable[..., Any]], Cell]:
     """Declare a recurrent cell from the equations of one step.
 
     Args:
@@ -229,7 +258,8 @@ def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., 
         names, ``options.clip(c)`` keeps within ``cell_clip=``.
 
     Raises:
-        TypeError: the step function takes other arguments, or the names are not given as one string.
+        TypeError: the step function takes other arguments, the names are not given as one string, or the decorator
+            stands without its brackets.
         ValueError: a name is no identifier, stands twice, or the cell's own name is taken; or ``late`` names others
             than the last gates.
 
@@ -252,6 +282,8 @@ def cell(*, gates: str, states: str, late: str = "") -> Callable[[Callable[..., 
         assert output.shape == (7, 2, 5)
         ```
     """
+    if step:
+        raise TypeError('give a cell the names of its gates and states: @torchrnn.cell(gates="i f g o", states="h c")')
     gate_names, state_names = _names("gates", gates), _names("states", states)
     late_names = _names("late", late) if late else ()
     if late_names and gate_names[-len(late_names) :] != late_names:
