@@ -3,6 +3,7 @@
 #ifdef __linux__
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <mutex>
@@ -16,24 +17,23 @@ namespace torchrnn {
 
 namespace {
 
-constexpr size_t PAGE = size_t(1) << 21;   // large pages, where the system has them
-constexpr size_t MOST = size_t(1) << 30;   // bytes that wait, at most
-constexpr size_t LARGER = 4;               // a block may be so many times what is asked for
+constexpr size_t PAGE = size_t(1) << 21;  // large pages, where the system has them
 
-void destroy(Block* block) {
-  munmap(block->data, block->size);
-  delete block;
+// Bytes that wait, at most: where the process may not have more than so much of addresses, few.
+size_t most() {
+  rlimit space;
+  bool limited = !getrlimit(RLIMIT_AS, &space) && space.rlim_cur != RLIM_INFINITY;
+  return limited ? size_t(1) << 26 : size_t(1) << 30;
 }
 
-Block* make(size_t size) {
-  char* mapped = (char*)mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == (char*)MAP_FAILED) return nullptr;
-  size_t before = (PAGE - (uintptr_t)mapped % PAGE) % PAGE;  // what lies around the block goes back at once
-  if (before) munmap(mapped, before);
-  munmap(mapped + before + size, PAGE - before);
-  madvise(mapped + before, size, MADV_HUGEPAGE);
-  return new Block{mapped + before, size};
-}
+struct Blocks : std::vector<Block*> {
+  ~Blocks() {
+    for (Block* block : *this) {
+      munmap(block->data, block->size);
+      delete block;
+    }
+  }
+};
 
 // All blocks of the process: never destroyed, since tensors may outlive what is.
 class Memory {
@@ -44,17 +44,9 @@ class Memory {
   }
 
   Block* take(size_t size) {
-    std::lock_guard lock(busy_);
-    auto best = waiting_.end();
-    for (auto at = waiting_.begin(); at != waiting_.end(); ++at)
-      if ((*at)->size >= size && (*at)->size <= LARGER * size && (best == waiting_.end() || (*at)->size <= (*best)->size))
-        best = at;
-    Block* block = best == waiting_.end() ? make(size) : *best;
-    if (!block) return nullptr;
-    if (best != waiting_.end()) waiting_.erase(best), waits_ -= block->size;
-    lent_ += block->size;
-    most_lent_ = std::max(most_lent_, lent_);
-    keep(most_lent_ - lent_);
+    Block* block = found(size);
+    if (!block) block = made(size);
+    if (!block && waits()) release(), block = made(size);
     return block;
   }
 
@@ -62,33 +54,77 @@ class Memory {
 #ifdef MADV_FREE
     madvise(block->data, block->size, MADV_FREE);
 #endif
+    Blocks gone;  // unmapped when the lock is open again
     std::lock_guard lock(busy_);
-    lent_ -= block->size, waits_ += block->size;
+    lent_ -= block->size;
+    if (block->forks != forks_) return gone.push_back(block);
+    waits_ += block->size;
     waiting_.push_back(block);
-    keep(MOST);
+    keep(most(), gone);
   }
 
   size_t waits() {
     std::lock_guard lock(busy_);
     return waits_;
   }
+
   void release() {
+    Blocks gone;
     std::lock_guard lock(busy_);
-    keep(0);
+    keep(0, gone);
     most_lent_ = lent_;
   }
 
  private:
-  // A child of fork must find the lock open.
+  // A child of fork must find the lock open. Blocks do not outlive a fork: what parent and child share is copied in
+  // small pages.
   Memory() {
-    pthread_atfork([] { shared().busy_.lock(); }, [] { shared().busy_.unlock(); }, [] { shared().busy_.unlock(); });
+    auto open = [] { shared().busy_.unlock(); };
+    pthread_atfork([] { shared().fork(); }, open, open);
   }
-  // Those that have waited longest go, until at most so many bytes wait: lent and waiting together are never more than
-  // what was lent at once.
-  void keep(size_t bytes) {
+  void fork() {
+    Blocks gone;
+    busy_.lock();
+    keep(0, gone);
+    forks_++;
+  }
+
+  // The smallest that waits and is large enough, but not half as large again.
+  Block* found(size_t size) {
+    std::lock_guard lock(busy_);
+    auto best = waiting_.end();
+    for (auto at = waiting_.begin(); at != waiting_.end(); ++at)
+      if ((*at)->size >= size && (*at)->size - size <= size / 2 && (best == waiting_.end() || (*at)->size <= (*best)->size))
+        best = at;
+    if (best == waiting_.end()) return nullptr;
+    Block* block = *best;
+    waiting_.erase(best);
+    waits_ -= block->size;
+    lent_ += block->size;
+    most_lent_ = std::max(most_lent_, lent_);
+    return block;
+  }
+
+  Block* made(size_t size) {
+    char* mapped = (char*)mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == (char*)MAP_FAILED) return nullptr;
+    size_t before = (PAGE - (uintptr_t)mapped % PAGE) % PAGE;  // what lies around the block goes back at once
+    if (before) munmap(mapped, before);
+    munmap(mapped + before + size, PAGE - before);
+    madvise(mapped + before, size, MADV_HUGEPAGE);
+    Blocks gone;
+    std::lock_guard lock(busy_);
+    lent_ += size;
+    most_lent_ = std::max(most_lent_, lent_);
+    keep(most_lent_ - lent_, gone);  // lent and waiting blocks together are never more than were lent at once
+    return new Block{mapped + before, size, forks_};
+  }
+
+  // Those that have waited longest go, until at most so many bytes wait.
+  void keep(size_t bytes, Blocks& gone) {
     while (waits_ > bytes) {
       waits_ -= waiting_.front()->size;
-      destroy(waiting_.front());
+      gone.push_back(waiting_.front());
       waiting_.erase(waiting_.begin());
     }
   }
@@ -96,6 +132,7 @@ class Memory {
   std::mutex busy_;
   std::vector<Block*> waiting_;  // in the order in which they came back
   size_t waits_ = 0, lent_ = 0, most_lent_ = 0;
+  int forks_ = 0;
 };
 
 }  // namespace

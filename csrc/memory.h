@@ -13,9 +13,11 @@ namespace torchrnn {
 struct Block {
   void* data;
   size_t size;
+  int forks;  // of this process before it was made
 };
 
-constexpr size_t LARGE_TENSOR = size_t(4) << 20;  // bytes; smaller ones malloc itself keeps
+// Bytes of what is lent: of what lives for a call or a step malloc keeps more.
+constexpr size_t LARGE_RESULT = size_t(8) << 20, LARGE_SCRATCH = size_t(32) << 20;
 
 // A block of at least so many bytes, or null where the system has none to lend.
 Block* lend(size_t bytes);

@@ -77,10 +77,10 @@ static Tensors forward_of(const Stack<T, Stored>& stack) {
   Stored* y = write<Stored>(results[0]);
   std::optional<Tensor> between;
   if (stack.said.training) {
-    results.push_back(lent(computed, {stack.reserve_size()}));
+    results.push_back(lent(computed, {stack.reserve_size()}, LARGE_SCRATCH));
     reserve = write<T>(results.back());
   } else if (L > 1) {
-    between = lent(type_code(stack.x), {2 * stack.outputs()});
+    between = lent(type_code(stack.x), {2 * stack.outputs()}, LARGE_SCRATCH);
   }
   std::vector<SegmentStates<Stored>> initial, final;
   for (int k = 0; planned && k < S; k++) {
@@ -201,7 +201,8 @@ static Tensors backward_of(const Stack<T, Stored>& stack, const Tensor& reserve,
       }
     }
   }
-  Tensor scratch = lent(type_code(stack.x), {D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0)});
+  const int64_t numbers = D * steps.N * (stack.cell.columns * H + stack.P) + (L > 1 ? 2 * stack.outputs() : 0);
+  Tensor scratch = lent(type_code(stack.x), {numbers}, LARGE_SCRATCH);
   Stored *da = write<Stored>(scratch), *between = da + D * steps.N * (stack.cell.columns * H + stack.P);
   for (Tensor& t : results)
     if (!steps.N) clear_all<Stored>(t);  // no layer will write it

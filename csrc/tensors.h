@@ -91,14 +91,26 @@ inline void in_large_pages(AtenTensorHandle made, int64_t bytes) {
 #endif
 }
 
+// The number of elements.
+inline int64_t dense_strides(std::initializer_list<int64_t> sizes, int64_t* strides) {
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= sizes.begin()[i]) strides[i] = step;
+  return step;
+}
+
 // A fresh tensor on the CPU by the shortest way: torch's new_empty takes four times as long.
 inline AtenTensorHandle fresh_handle(int32_t type, std::initializer_list<int64_t> sizes) {
-  int64_t strides[4], step = 1;
-  for (size_t i = sizes.size(); i-- > 0; step *= sizes.begin()[i]) strides[i] = step;
+  int64_t strides[4];
+  const int64_t count = dense_strides(sizes, strides);
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides, type,
-                                                         aoti_torch_device_type_cpu(), 0, &made));
-  if (step >= 1 << 20) in_large_pages(made, step * (type == aoti_torch_dtype_bfloat16() ? 2 : 4));
+  auto make = [&] {
+    return aoti_torch_empty_strided((int64_t)sizes.size(), sizes.begin(), strides, type, aoti_torch_device_type_cpu(), 0,
+                                    &made);
+  };
+  AOTITorchError error = make();
+  if (error && waiting_memory()) release_memory(), error = make();
+  STABLE_TORCH_ERROR_CODE_CHECK(error);
+  if (count >= 1 << 20) in_large_pages(made, count * (type == aoti_torch_dtype_bfloat16() ? 2 : 4));
   return made;
 }
 inline AtenTensorHandle fresh_handle(const Tensor& like, std::initializer_list<int64_t> sizes) {
@@ -118,27 +130,30 @@ inline Tensor fresh_as(const Tensor& t) {
   }
 }
 
-// A tensor that nobody resizes: a large one lies in memory that comes back.
-inline Tensor lent(int32_t type, std::initializer_list<int64_t> sizes) {
+// A tensor that nobody resizes: from `large` bytes on it lies in memory that comes back.
+inline Tensor lent(int32_t type, std::initializer_list<int64_t> sizes, size_t large) {
 #ifdef __linux__
-  int64_t strides[4], count = 1;
-  for (size_t i = sizes.size(); i-- > 0; count *= sizes.begin()[i]) strides[i] = count;
-  const int64_t item = type == aoti_torch_dtype_float64() ? 8 : type == aoti_torch_dtype_bfloat16() ? 2 : 4;
-  Block* block = torch_from_blob && (size_t)(count * item) >= LARGE_TENSOR ? lend((size_t)(count * item)) : nullptr;
-  if (block) {
+  int64_t strides[4];
+  const size_t item = type == aoti_torch_dtype_float64() ? 8 : type == aoti_torch_dtype_bfloat16() ? 2 : 4;
+  const size_t bytes = (size_t)dense_strides(sizes, strides) * item;
+  if (Block* block = torch_from_blob && bytes >= large ? lend(bytes) : nullptr) {
     AtenTensorHandle made;
-    auto deleter = [](void*, void* context) { give_back((Block*)context); };
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(block->data, (int64_t)sizes.size(), sizes.begin(), strides, 0, type,
-                                                  aoti_torch_device_type_cpu(), -1, &made, aoti_torch_layout_strided(),
-                                                  nullptr, 0, deleter, block));
+    AOTITorchError error = torch_from_blob(
+        block->data, (int64_t)sizes.size(), sizes.begin(), strides, 0, type, aoti_torch_device_type_cpu(), -1, &made,
+        aoti_torch_layout_strided(), nullptr, 0, [](void*, void* context) { give_back((Block*)context); }, block);
+    if (error) give_back(block);
+    STABLE_TORCH_ERROR_CODE_CHECK(error);
     return Tensor(made);
   }
+#else
+  (void)large;
 #endif
   return Tensor(fresh_handle(type, sizes));
 }
 // One for each of n samples of a tensor of at most two dimensions.
 inline Tensor lent_samples(int64_t n, const Tensor& t) {
-  return t.dim() == 1 ? lent(type_code(t), {n, t.size(0)}) : lent(type_code(t), {n, t.size(0), t.size(1)});
+  if (t.dim() == 1) return lent(type_code(t), {n, t.size(0)}, LARGE_RESULT);
+  return lent(type_code(t), {n, t.size(0), t.size(1)}, LARGE_RESULT);
 }
 
 }  // namespace torchrnn
