@@ -89,7 +89,7 @@ class Memory {
     forks_++;
   }
 
-  // The smallest that waits and is large enough, but not half as large again.
+  // The smallest that waits and is large enough, at most half as large again.
   Block* found(size_t size) {
     std::lock_guard lock(busy_);
     auto best = waiting_.end();

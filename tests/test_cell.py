@@ -1,6 +1,7 @@
 """Declaring a cell: what is accepted, and what is refused with which words."""
 
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -101,6 +102,18 @@ def test_mistakes_in_a_step(mistake: str) -> None:
     layer = type("Mistaken", (torchrnn.Recurrent,), {"cell": torchrnn.cell(gates="a b", states="h")(step)})(3, 5)
     with pytest.raises(error, match=said):
         layer(torch.randn(4, 2, 3))
+
+
+def test_tracing_a_step_warns_of_no_check_of_ours() -> None:
+    layer = type("Traced", (torchrnn.Recurrent,), {"cell": torchrnn.cell(gates="a", states="h")(traced)})(3, 5)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.jit.trace(layer, torch.randn(4, 2, 3), check_trace=False)
+    assert not [w for w in seen if w.filename.endswith("cell.py")]
+
+
+def traced(x: Any, h: Any, s: Any) -> Any:
+    return torch.tanh(x.a + h.a)
 
 
 def test_a_decorator_without_its_brackets() -> None:

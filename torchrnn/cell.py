@@ -19,6 +19,8 @@ from torchrnn.activation import PLAIN, Options, takes_options
 #: Every cell by its name, in order of definition. Conformance tests run over it.
 CELLS: dict[str, Cell] = {}
 
+_tracing = torch._C._get_tracing_state
+
 
 class Cell:
     r"""A recurrent cell: the pointwise function of a step, and the names of its gates and states.
@@ -128,8 +130,11 @@ class Cell:
                 f"cell {self.name!r}: the step function must return {len(self.states)} states "
                 f"({', '.join(self.states)}), got {came}"
             )
-        if type(x[0]) is Tensor and x[0].dim() and not torch.compiler.is_compiling():  # what makes code of it says more
-            self._check_shapes(new, x[0], states)
+        if _tracing() is None:  # torch.jit.trace would warn of each comparison
+            gate = x[0]
+            for state in new:
+                if type(state) is not Tensor or state.shape != gate.shape:
+                    self._check_shapes(new, gate, states)
         if self.takes_options:
             return tuple(new)
         first = 1 if len(new) > 1 else 0
@@ -146,7 +151,9 @@ class Cell:
                 )
         return None
 
-    def _check_shapes(self, new: Sequence[Any], gate: Tensor, states: Sequence[Any]) -> None:
+    def _check_shapes(self, new: Sequence[Any], gate: Any, states: Sequence[Any]) -> None:
+        if type(gate) is not Tensor or not gate.dim() or torch.compiler.is_compiling():
+            return  # who makes code of the step says more
         for name, state in zip(self.states, new, strict=True):
             if not isinstance(state, Tensor):
                 raise TypeError(f"cell {self.name!r}: the new {name} must be a Tensor, got {type(state).__name__}")
